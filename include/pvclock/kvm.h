@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kvm.h - the engine on Linux KVM. *Own mode*: userspace publishes the pages, and the kernel's clock MSRs are filtered away
+ * from it. *Steer mode*: the kernel publishes, userspace aims it. *Stock*: neither; what KVM does by itself, kept as a mode so that the
+ * difference can be measured.
+ */
+#ifndef PVCLOCK_KVM_H
+#define PVCLOCK_KVM_H
+
+#include <pvclock/record.h>
+#include <pvclock/source.h>
+#include <pvclock/vm.h>
+
+#include <linux/kvm.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum pvclock_mode {
+	PVCLOCK_MODE_AUTO = 0, /* own, else steer */
+	PVCLOCK_MODE_OWN,
+	PVCLOCK_MODE_STEER,
+	PVCLOCK_MODE_STOCK,
+};
+
+const char *pvclock_mode_name(enum pvclock_mode mode); /* "auto", "own", "steer", "stock" */
+
+/* --- what a KVM can do: probed, never assumed ------------------------------------------- */
+
+struct pvclock_kvm_capabilities {
+	bool user_space_msr, msr_filter;   /* own mode needs both */
+	uint32_t clock_flags;              /* KVM_CAP_ADJUST_CLOCK: KVM_CLOCK_* flags known */
+	bool tsc_control, vm_tsc_control;  /* hardware TSC scaling */
+	bool tsc_offset_attribute;         /* KVM_VCPU_TSC_OFFSET exists ... */
+	bool tsc_offset_honoured;          /* ... and reads back what was written */
+	bool kvmclock_ctrl, immediate_exit, tsc_deadline_timer;
+	uint32_t tsc_khz;                  /* KVM_GET_TSC_KHZ */
+	bool master_clock;                 /* KVM_GET_CLOCK gives host_tsc once a vCPU exists and has run or the clock was set */
+	struct pvclock_reason master_clock_reason; /* why not */
+};
+
+/* Opens a scratch VM on kvm_fd (/dev/kvm), looks, and closes it. 0 or -errno. */
+int pvclock_kvm_probe(const struct pvclock_os *os, int kvm_fd, struct pvclock_kvm_capabilities *capabilities);
+
+/* --- attaching ---------------------------------------------------------------------------- */
+
+struct pvclock_kvm;
+
+struct pvclock_kvm_config {
+	const struct pvclock_os *os;
+	struct pvclock_vm *vm;
+	int vm_fd;
+	enum pvclock_mode mode;
+	/*
+	 * What the VMM itself told KVM before: merged with ours, never replaced. NULL / 0 if nothing. The VMM
+	 * must not set either again on its own afterwards, but through pvclock_kvm_merge_filter.
+	 */
+	const struct kvm_msr_filter *msr_filter;
+	uint64_t user_space_msr_mask; /* KVM_CAP_X86_USER_SPACE_MSR args[0] */
+};
+
+/* Before the first vCPU runs. 0: *reason (may be NULL) says why the mode is not the best one, if it is not; -ENOTSUP: the mode asked for is not to be had. */
+int pvclock_kvm_attach(const struct pvclock_kvm_config *config, struct pvclock_kvm **kvm, struct pvclock_reason *reason);
+void pvclock_kvm_detach(struct pvclock_kvm *kvm);
+enum pvclock_mode pvclock_kvm_mode(const struct pvclock_kvm *kvm);
+
+/* The filter that gives userspace our MSRs and otherwise does what `theirs` (may be NULL) does. Owns its bitmaps. */
+struct pvclock_msr_filter {
+	struct kvm_msr_filter filter;
+	uint8_t *bitmaps; /* one block */
+};
+int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock_msr_filter *merged,
+			     struct pvclock_reason *reason); /* 0, -ENOSPC, -EINVAL, -ENOMEM */
+void pvclock_msr_filter_clear(struct pvclock_msr_filter *merged);
+
+/* After KVM_CREATE_VCPU (and KVM_SET_TSC_KHZ if used): the engine's vCPU and its fd. Reads its TSC back. */
+int pvclock_kvm_add_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, int vcpu_fd);
+void pvclock_kvm_remove_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu);
+
+/*
+ * All vCPUs added, guest memory mapped, none has run: gives the VM its clock, 0 ns now, with the host's slope. Not for a VM that is to be restored.
+ */
+int pvclock_kvm_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host);
+
+/* --- running --------------------------------------------------------------------------------- */
+
+/*
+ * Hands an exit to the engine. 1: handled, run the vCPU again (run->msr.error and data are set); 0: not ours, *run is untouched; -errno.
+ * Costs one comparison for exits that are not MSR exits.
+ */
+int pvclock_kvm_handle_exit(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, struct kvm_run *run);
+
+/* A vCPU's TSC offset: written, read back, and what really holds given to the engine. 0: honoured; -EOPNOTSUPP: KVM has no such attribute, or
+ * ignored the write (*reason); the engine knows the truth either way. */
+int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, uint64_t offset,
+			       struct pvclock_reason *reason);
+
+/* What an event did to the clock. */
+struct pvclock_correction {
+	int64_t residual_ns;    /* guest's clock minus the line it should follow, right after: 0 in own mode, -1 ... 1 in steer mode */
+	int64_t moved_ticks;    /* how far the line moved to follow a TSC whose offset could not be set */
+	unsigned int tries;     /* steer mode: KVM_SET_CLOCK calls */
+	uint64_t elapsed_ns;    /* what the correction itself took */
+};
+
+/*
+ * Around a blackout. pause: all vCPUs out of guest mode. resume: before the first one runs. Own mode
+ * republishes; steer mode aims the kernel's clock at the line the guest saw before; stock mode does as QEMU does: KVM_GET_CLOCK at
+ * the pause, KVM_SET_CLOCK with flags 0 at the resume, KVM_KVMCLOCK_CTRL.
+ * *correction and *reason may be NULL. -ERANGE: steering ended outside 1 ns; the guest can run, the reason says how far off.
+ */
+int pvclock_kvm_pause(struct pvclock_kvm *kvm);
+int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason);
+
+/* Save and restore, in every mode, with the record's own errors. Both between pause and resume; restore needs a VM that was not started. */
+int pvclock_kvm_save(struct pvclock_kvm *kvm, struct pvclock_record *record);
+int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * os.h - everything the library asks of an operating system, in one table, so that a test or a
+ * simulator can be the OS. The library keeps the pointer; the caller keeps the table and ctx alive.
+ */
+#ifndef PVCLOCK_OS_H
+#define PVCLOCK_OS_H
+
+#include <pvclock/line.h>
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <time.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct pvclock_os;
+
+struct pvclock_os_ops {
+	/* An ordered TSC read: after all earlier loads, before all later ones. */
+	struct pvclock_host_tsc (*read_tsc)(void *ctx);
+	/* 0 or -errno. */
+	int (*clock_gettime)(void *ctx, clockid_t clock, struct timespec *ts);
+	/* The result (>= 0) or -errno. */
+	int (*ioctl)(void *ctx, int fd, unsigned long request, void *arg);
+	/* Reads a small text file whole: its length (< size, NUL added) or -errno. */
+	ssize_t (*read_file)(void *ctx, const char *path, char *text, size_t size);
+	/* CPUID of this machine: eax, ebx, ecx, edx. */
+	void (*cpuid)(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t regs[4]);
+	/* 0 or -errno (-EINTR). */
+	int (*sleep)(void *ctx, uint64_t ns);
+};
+
+struct pvclock_os {
+	const struct pvclock_os_ops *ops;
+	void *ctx;
+};
+
+/* The machine this program runs on. Static, immutable. */
+const struct pvclock_os *pvclock_os_linux(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

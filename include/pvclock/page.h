@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * page.h - a line in shared memory: the layouts that a guest and its hypervisor share, and the one
+ * protocol (a sequence count) by which they are written and read. Usable from both sides; freestanding.
+ *
+ * Sources: Linux Documentation/virt/kvm/x86/msr.rst (MSR_KVM_SYSTEM_TIME_NEW, MSR_KVM_WALL_CLOCK_NEW) and
+ * arch/x86/include/asm/pvclock-abi.h.
+ */
+#ifndef PVCLOCK_PAGE_H
+#define PVCLOCK_PAGE_H
+
+#include <pvclock/line.h>
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* --- layouts ----------------------------------------------------------------------- */
+
+#define PVCLOCK_TSC_STABLE (1u << 0)    /* one line for all vCPUs: no guard needed */
+#define PVCLOCK_GUEST_STOPPED (1u << 1) /* the host stopped the guest; the guest clears it when it was seen */
+
+/*
+ * version is odd while the host writes. A reader takes version, the body, the TSC, and version again,
+ * and starts over if version was odd or changed.
+ */
+struct pvclock_page {
+	uint32_t version;
+	uint32_t pad0;
+	uint64_t tsc_timestamp;     /* guest TSC ticks */
+	uint64_t system_time;       /* ns */
+	uint32_t tsc_to_system_mul; /* line.mul */
+	int8_t tsc_shift;           /* line.shift */
+	uint8_t flags;
+	uint8_t pad[2];
+};
+
+/* sec:nsec is the time of day (UTC) at which system time was 0. Written only when the guest asks. */
+struct pvclock_wall_clock {
+	uint32_t version;
+	uint32_t sec;
+	uint32_t nsec;
+};
+
+#ifndef __cplusplus
+_Static_assert(sizeof(struct pvclock_page) == 32, "pvclock ABI");
+_Static_assert(offsetof(struct pvclock_page, version) == 0, "pvclock ABI");
+_Static_assert(offsetof(struct pvclock_page, tsc_timestamp) == 8, "pvclock ABI");
+_Static_assert(offsetof(struct pvclock_page, system_time) == 16, "pvclock ABI");
+_Static_assert(offsetof(struct pvclock_page, tsc_to_system_mul) == 24, "pvclock ABI");
+_Static_assert(offsetof(struct pvclock_page, tsc_shift) == 28, "pvclock ABI");
+_Static_assert(offsetof(struct pvclock_page, flags) == 29, "pvclock ABI");
+_Static_assert(sizeof(struct pvclock_wall_clock) == 12, "pvclock ABI");
+_Static_assert(offsetof(struct pvclock_wall_clock, sec) == 4, "pvclock ABI");
+_Static_assert(offsetof(struct pvclock_wall_clock, nsec) == 8, "pvclock ABI");
+#endif
+
+/* --- writers (the host's side) ------------------------------------------------------ */
+
+/*
+ * Publishes a line. `page` points into guest memory, 4-byte aligned, 32 bytes; the guest may write there at any time,
+ * and nothing that it writes can do more than spoil its own page. One writer at a time per page: the
+ * caller's lock. `flags` replaces the page's flags, but a GUEST_STOPPED that the guest has not yet cleared stays.
+ * A version that was left odd by a writer that died is repaired.
+ */
+void pvclock_page_write(void *page, const struct pvclock_line *line, uint8_t flags);
+
+/* Writes the time of day at system time 0. ns_since_epoch / 10^9 is truncated to the ABI's 32 bits (2106). */
+void pvclock_wall_clock_write(void *page, uint64_t ns_since_epoch);
+
+/* --- readers (both sides) ----------------------------------------------------------- */
+
+enum pvclock_read {
+	PVCLOCK_READ_OK = 0,
+	PVCLOCK_READ_BUSY,    /* version stayed odd, or kept changing, for as long as the reader was ready to try */
+	PVCLOCK_READ_INVALID, /* mul 0 (a page never written), or shift outside -31 ... 31 */
+};
+
+/* A consistent copy of a page. */
+struct pvclock_snapshot {
+	struct pvclock_line line;
+	uint32_t version;
+	uint8_t flags;
+};
+
+/* How often a reader starts over before it says BUSY: far longer than any writer's 32 bytes, far shorter than a hang. */
+#define PVCLOCK_READ_TRIES 1000000u
+
+/* Copies the page as it stood at one version. `page`: 4-byte aligned. On INVALID, *out holds what was read. */
+enum pvclock_read pvclock_page_read(const void *page, struct pvclock_snapshot *out);
+
+/* The same for the wall clock: UTC ns since the epoch at system time 0. INVALID: nsec >= 10^9 or version 0. */
+enum pvclock_read pvclock_wall_clock_read(const void *page, uint64_t *ns_since_epoch);
+
+const char *pvclock_read_text(enum pvclock_read result);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

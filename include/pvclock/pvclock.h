@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: MIT */
+/* pvclock.h - the whole library for a VMM on Linux. A guest includes guest.h alone. */
+#ifndef PVCLOCK_PVCLOCK_H
+#define PVCLOCK_PVCLOCK_H
+
+#include <pvclock/guest.h>
+#include <pvclock/kvm.h>
+#include <pvclock/line.h>
+#include <pvclock/os.h>
+#include <pvclock/page.h>
+#include <pvclock/reason.h>
+#include <pvclock/record.h>
+#include <pvclock/source.h>
+#include <pvclock/vm.h>
+
+#endif

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * record.h - a VM's clock, saved: versioned, little-endian, checksummed, independent of any struct's layout.
+ * A restore does exactly what the record says, or refuses with a reason before anything changed.
+ */
+#ifndef PVCLOCK_RECORD_H
+#define PVCLOCK_RECORD_H
+
+#include <pvclock/vm.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define PVCLOCK_RECORD_VERSION 1u
+#define PVCLOCK_RECORD_VCPUS_MAX 4096u
+
+struct pvclock_record_vcpu {
+	uint32_t index;
+	uint64_t system_time_msr; /* as the guest wrote it, 0 if it did not */
+	uint64_t wall_clock_msr;
+	bool old_msrs;            /* registered through 0x12 rather than 0x4b564d01 */
+	bool guest_stopped;       /* GUEST_STOPPED asked for and not yet published */
+	struct pvclock_tsc_transform tsc;
+	struct pvclock_line line; /* exactly what this vCPU reads */
+};
+
+struct pvclock_record {
+	bool stable;
+	struct pvclock_slope host;      /* the saving host's exact slope, ns per host tick */
+	uint32_t host_mult;             /* and its kernel's integers, 0 if not known */
+	uint32_t host_shift;
+	struct pvclock_host_tsc at;     /* host TSC at the save */
+	uint64_t system_time;           /* the clock at that tick, ns (the legacy form) */
+	uint64_t realtime;              /* CLOCK_REALTIME then, ns */
+	uint32_t vcpu_count;
+	struct pvclock_record_vcpu *vcpus; /* sorted by index; owned by the record */
+};
+
+/* The clock of a paused VM. -EBUSY: not paused; -ENODATA: no line; -ENOMEM. */
+int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record);
+void pvclock_record_clear(struct pvclock_record *record); /* frees what it owns */
+
+/* The encoded size in bytes. */
+size_t pvclock_record_size(const struct pvclock_record *record);
+/* Its length, or -ENOSPC, or -EINVAL with a reason if a field is out of range (nothing invalid is ever written). */
+ssize_t pvclock_record_encode(const struct pvclock_record *record, void *bytes, size_t size, struct pvclock_reason *reason);
+/* 0, or -EINVAL (-ENOTSUP for an unknown version, -ENOMEM) with a reason; *record is then untouched. */
+int pvclock_record_decode(const void *bytes, size_t size, struct pvclock_record *record, struct pvclock_reason *reason);
+
+/*
+ * Gives a paused VM, with the same vCPUs, the record's clock: MSRs, lines, flags, bit for bit. 0; -EBUSY: not paused; -EINVAL with a reason: the VM is untouched.
+ * The vCPUs' TSCs must already run as the record says, or as close as the hypervisor allows: where a vCPU's transform (pvclock_vcpu_set_tsc) differs
+ * from the record's by an offset, its line moves by that offset, so that the clock is continuous in host TSC.
+ * *moved (may be NULL) says by how many ticks vCPU 0's line was moved: 0 is an exact restore.
+ */
+int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm *vm, int64_t *moved,
+			 struct pvclock_reason *reason);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * source.h - how a host learns its own line.
+ *
+ * Linux keeps CLOCK_MONOTONIC_RAW as cycles * mult >> shift with an integer mult that it tells nobody. A source takes
+ * bracketed samples (TSC, RAW, TSC). Every pair of samples bounds the slope from both sides; once exactly one integer
+ * mult fits between the bounds, the slope is not estimated but *proven*. Beside it stands the residual: how far the
+ * best estimate lies from that integer.
+ *
+ * A source may be used by one thread at a time.
+ */
+#ifndef PVCLOCK_SOURCE_H
+#define PVCLOCK_SOURCE_H
+
+#include <pvclock/line.h>
+#include <pvclock/os.h>
+#include <pvclock/reason.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct pvclock_source;
+
+/* What a source knows. */
+struct pvclock_source_state {
+	bool proven;                /* exactly one kernel slope fits all samples */
+	struct pvclock_slope slope; /* ns per host tick; the proven one */
+	uint32_t mult;              /* the kernel's integers: slope == mult / 2^shift */
+	unsigned int shift;
+	uint64_t candidates;        /* how many integers mult still fit (1 when proven) */
+	uint64_t samples;           /* samples taken */
+	uint64_t elapsed_ns;        /* from the first sample to the last */
+	uint64_t bracket_ticks;     /* the narrowest bracket seen */
+	double estimate;            /* mult as the narrowest samples estimate it; for people */
+	double residual;            /* estimate - mult; for people */
+	struct pvclock_line line;   /* host TSC -> CLOCK_MONOTONIC_RAW ns, through a recent sample, within its bracket */
+	char clocksource[32];       /* the kernel's current clocksource */
+};
+
+/*
+ * Opens a source: checks that the host's TSC is invariant and that the kernel keeps time by it, and takes a first
+ * sample. 0; -ENOTSUP: this host has no line, *reason says why; -ENOMEM; or what the OS said.
+ */
+int pvclock_source_open(const struct pvclock_os *os, struct pvclock_source **source, struct pvclock_reason *reason);
+void pvclock_source_close(struct pvclock_source *source);
+
+/*
+ * Takes one more sample (a few hundred ns to a few us) and draws the conclusions. Call it any time after the first; also later, to keep
+ * watching. 0: proven and everything fits; -EAGAIN: not proven yet; -ENOTSUP: the host's clocksource was switched, or no
+ * slope fits any longer: *reason says which.
+ */
+int pvclock_source_sample(struct pvclock_source *source, struct pvclock_reason *reason);
+
+/*
+ * Samples and sleeps until proven (typically 0.3 to 1 s after open) or until timeout_ns passed (-ETIMEDOUT; the reason says how many
+ * candidates are left). Else as pvclock_source_sample.
+ */
+int pvclock_source_learn(struct pvclock_source *source, uint64_t timeout_ns, struct pvclock_reason *reason);
+
+/*
+ * Takes over what another process proved on this boot of this host (live update): accepted at once if the samples
+ * so far do not contradict it (-ENOTSUP and the reason if they do), and watched like a learned one.
+ */
+int pvclock_source_assume(struct pvclock_source *source, uint32_t mult, unsigned int shift, struct pvclock_reason *reason);
+
+/* Never fails; state->proven says whether slope and line are meaningful. */
+void pvclock_source_get(const struct pvclock_source *source, struct pvclock_source_state *state);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vm.h - the engine: one VM's clock. It owns the VM's line, knows its vCPUs and their TSCs, its guest memory,
+ * and what the guest registered; it publishes the pages and says which ones it wrote.
+ *
+ * Every function may be called from any thread; a VM has one lock. Two VMs do not know of each other. The caller
+ * destroys vCPUs before their VM, and uses neither afterwards. Guest memory added to the map must stay mapped until it is removed.
+ */
+#ifndef PVCLOCK_VM_H
+#define PVCLOCK_VM_H
+
+#include <pvclock/guest.h>
+#include <pvclock/os.h>
+#include <pvclock/reason.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct pvclock_vm;
+struct pvclock_vcpu;
+struct pvclock_gpa {
+	uint64_t address;
+};
+
+int pvclock_vm_create(const struct pvclock_os *os, struct pvclock_vm **vm); /* 0, -ENOMEM */
+void pvclock_vm_destroy(struct pvclock_vm *vm);
+
+/* --- guest memory -------------------------------------------------------------------- */
+
+#define PVCLOCK_MEMORY_READONLY (1u << 0) /* ROM: never written */
+
+/*
+ * -EINVAL: size 0, host NULL, or gpa + size wraps; -EEXIST: overlaps another region; -ENOMEM. What the guest registered before is looked up again
+ * whenever the map changes, so regions may come and go under a running clock.
+ */
+int pvclock_vm_add_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size, void *host, unsigned int flags);
+int pvclock_vm_remove_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size); /* 0, -ENOENT */
+
+/*
+ * Where the engine wrote since the last call: addresses of 4096-byte guest pages. A host write is not in KVM's dirty log,
+ * so a VMM that tracks dirty pages adds these. Stores up to `count`, returns how many were stored; call until it returns 0.
+ */
+size_t pvclock_vm_take_dirty(struct pvclock_vm *vm, struct pvclock_gpa *pages, size_t count);
+
+/* --- vCPUs ----------------------------------------------------------------------------- */
+
+/* index: the VMM's own number, unique in the VM. 0, -EEXIST, -ENOMEM. */
+int pvclock_vcpu_create(struct pvclock_vm *vm, uint32_t index, struct pvclock_vcpu **vcpu);
+void pvclock_vcpu_destroy(struct pvclock_vcpu *vcpu);
+uint32_t pvclock_vcpu_index(const struct pvclock_vcpu *vcpu);
+struct pvclock_vm *pvclock_vcpu_vm(const struct pvclock_vcpu *vcpu);
+
+/*
+ * This vCPU's TSC as the hypervisor really runs it (kvm.h reads it back). -EINVAL: frac_bits > 63, or a ratio of 0 with
+ * frac_bits != 0. Offsets that differ between vCPUs are kept and cost the stable bit.
+ */
+int pvclock_vcpu_set_tsc(struct pvclock_vcpu *vcpu, const struct pvclock_tsc_transform *transform, bool catchup);
+void pvclock_vcpu_get_tsc(const struct pvclock_vcpu *vcpu, struct pvclock_tsc_transform *transform);
+
+/* --- the line --------------------------------------------------------------------------- */
+
+/*
+ * Gives the VM a new line: the clock reads `ns` at host TSC `at`, and runs with the host's slope `host`. Every vCPU's line is that,
+ * composed with its own TSC. -EINVAL: slope out of range. For a new VM: at = now, ns = 0.
+ */
+int pvclock_vm_start(struct pvclock_vm *vm, struct pvclock_host_tsc at, uint64_t ns, const struct pvclock_slope *host);
+
+/*
+ * The line as vCPU `vcpu` reads it: exactly what its page holds or would hold. Defined for a vCPU that registered no page
+ * too (the review's open point of KVM_GET_CLOCK_GUEST). -ENODATA: the VM has no line.
+ */
+int pvclock_vcpu_get_line(const struct pvclock_vcpu *vcpu, struct pvclock_line *line);
+/* Imposes the line that `vcpu` has to read; the other vCPUs follow by their TSC offsets. -EINVAL: invalid. */
+int pvclock_vcpu_set_line(struct pvclock_vcpu *vcpu, const struct pvclock_line *line);
+
+/* System time now, in ns. -ENODATA: no line. */
+int pvclock_vm_now(struct pvclock_vm *vm, uint64_t *ns);
+
+/* True if TSC_STABLE is published. If false, *reason (may be NULL) says why. */
+bool pvclock_vm_stable(const struct pvclock_vm *vm, struct pvclock_reason *reason);
+
+/* --- what the guest does ------------------------------------------------------------------ */
+
+/*
+ * A guest's WRMSR / RDMSR of a clock MSR, old or new numbers. 0; -ENOENT: not one of ours; -EINVAL: inject #GP, nothing has changed.
+ * #GP is given for an address that is not 4-byte aligned, or whose 32 (wall clock: 12) bytes are not inside one
+ * writable region of guest memory.
+ */
+int pvclock_vcpu_write_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
+int pvclock_vcpu_read_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t *value);
+
+/* The same from the host's side (save and restore): no page is written, and addresses are checked only when the page is published. */
+int pvclock_vcpu_restore_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
+
+/* --- events ------------------------------------------------------------------------------- */
+
+/*
+ * All vCPUs are out of guest mode (the caller saw to it, and completed pending MSR exits with an immediate_exit run). -EALREADY if paused.
+ */
+int pvclock_vm_pause(struct pvclock_vm *vm);
+
+/*
+ * Publishes the pages of all vCPUs and marks each GUEST_STOPPED. Call it before the first vCPU runs again. -EALREADY if not
+ * paused; -ENODATA: no line. The line does not change: time that passed by the guest's TSC has passed.
+ */
+int pvclock_vm_resume(struct pvclock_vm *vm);
+
+/* Publishes every registered page now (all vCPUs out of guest mode). Linear in the number of vCPUs. Returns pages written. */
+size_t pvclock_vm_publish(struct pvclock_vm *vm);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
