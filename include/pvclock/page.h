@@ -13,6 +13,9 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#ifndef __cplusplus
+#include <stdatomic.h>
+#endif
 
 #ifdef __cplusplus
 extern "C" {
@@ -25,7 +28,13 @@ extern "C" {
 
 /*
  * version is odd while the host writes. A reader takes version, the body, the TSC, and version again,
- * and starts over if version was odd or changed.
+ * and starts over if version was odd or changed. Then, with d = TSC - tsc_timestamp (0 if that is negative):
+ *
+ *     tsc_shift >= 0:  ns = system_time + (d << tsc_shift) * tsc_to_system_mul / 2^32
+ *     tsc_shift <  0:  ns = system_time + (d >> -tsc_shift) * tsc_to_system_mul / 2^32
+ *
+ * Little-endian, as all machines are that have this page. The ABI promises 4-byte alignment and no more: a
+ * guest that wants to read with 64-bit loads aligns its pages to 8 bytes itself.
  */
 struct pvclock_page {
 	uint32_t version;
@@ -58,17 +67,86 @@ _Static_assert(offsetof(struct pvclock_wall_clock, sec) == 4, "pvclock ABI");
 _Static_assert(offsetof(struct pvclock_wall_clock, nsec) == 8, "pvclock ABI");
 #endif
 
+/* --- shared words ------------------------------------------------------------------- */
+
+/*
+ * What the other side may be changing is read and written through these and nothing else: no torn word, no second
+ * read behind the programmer's back, no data race. (C++ before 23 has no _Atomic: there the compiler's own atomics stand in.)
+ */
+static inline uint32_t pvclock_load_acquire_u32(const void *word)
+{
+#ifdef __cplusplus
+	return __atomic_load_n((const uint32_t *)word, __ATOMIC_ACQUIRE);
+#else
+	return atomic_load_explicit((const _Atomic uint32_t *)word, memory_order_acquire);
+#endif
+}
+
+static inline uint32_t pvclock_load_relaxed_u32(const void *word)
+{
+#ifdef __cplusplus
+	return __atomic_load_n((const uint32_t *)word, __ATOMIC_RELAXED);
+#else
+	return atomic_load_explicit((const _Atomic uint32_t *)word, memory_order_relaxed);
+#endif
+}
+
+/* Of the body of a page, which the version guards: on a 32-bit machine two loads, that a writer may come between. */
+static inline uint64_t pvclock_load_relaxed_u64(const uint64_t *word)
+{
+#if UINTPTR_MAX > 0xffffffffu && defined(__cplusplus)
+	return __atomic_load_n(word, __ATOMIC_RELAXED);
+#elif UINTPTR_MAX > 0xffffffffu
+	return atomic_load_explicit((const _Atomic uint64_t *)word, memory_order_relaxed);
+#else
+	const uint32_t *half = (const uint32_t *)(const void *)word;
+
+	return (uint64_t)pvclock_load_relaxed_u32(half + 1) << 32 | pvclock_load_relaxed_u32(half);
+#endif
+}
+
+/* gcc's ThreadSanitizer does not model fences and says so: it need not, since no access here is a plain one. */
+#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wtsan"
+#endif
+static inline void pvclock_fence_acquire(void)
+{
+#ifdef __cplusplus
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+#else
+	atomic_thread_fence(memory_order_acquire);
+#endif
+}
+#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+/* In a loop that waits for another CPU. */
+static inline void pvclock_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__asm__ __volatile__("pause" ::: "memory");
+#else
+	__asm__ __volatile__("" ::: "memory");
+#endif
+}
+
 /* --- writers (the host's side) ------------------------------------------------------ */
 
 /*
  * Publishes a line. `page` points into guest memory, 4-byte aligned, 32 bytes; the guest may write there at any time,
  * and nothing that it writes can do more than spoil its own page. One writer at a time per page: the
  * caller's lock. `flags` replaces the page's flags, but a GUEST_STOPPED that the guest has not yet cleared stays.
- * A version that was left odd by a writer that died is repaired.
+ * A version that was left odd by a writer that died is repaired. An invalid line is published as it is: readers
+ * then say INVALID. Padding is left alone before the line, and zeroed after the flags.
  */
 void pvclock_page_write(void *page, const struct pvclock_line *line, uint8_t flags);
 
-/* Writes the time of day at system time 0. ns_since_epoch / 10^9 is truncated to the ABI's 32 bits (2106). */
+/*
+ * Writes the time of day at system time 0: ns_since_epoch / 10^9 is truncated to the ABI's 32 bits (2106). `page`: 4-byte
+ * aligned, 12 bytes; else as above. The version never becomes 0, which means "never written".
+ */
 void pvclock_wall_clock_write(void *page, uint64_t ns_since_epoch);
 
 /* --- readers (both sides) ----------------------------------------------------------- */

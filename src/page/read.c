@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/* Copying a page as it stood at one version. Why that works is said in write.c; the guest's reader is in guest.h. */
+#include "shared_word.h"
+
+/* The version to begin with, and whether a copy that began with it may be accepted. */
+static bool begin_read(const uint32_t *version, uint32_t *began)
+{
+	*began = pvclock_load_acquire_u32(version);
+	return (*began & 1) == 0;
+}
+
+static bool end_read(const uint32_t *version, uint32_t began)
+{
+	pvclock_fence_acquire();
+	return pvclock_load_relaxed_u32(version) == began;
+}
+
+enum pvclock_read pvclock_page_read(const void *page, struct pvclock_snapshot *out)
+{
+	const uint32_t *words = page;
+
+	for (uint32_t tries = 0; tries < PVCLOCK_READ_TRIES; tries++) {
+		struct pvclock_snapshot copy;
+		uint32_t tail;
+
+		if (begin_read(&words[PAGE_VERSION], &copy.version)) {
+			copy.line.tsc = load_relaxed_halves(&words[PAGE_TSC]);
+			copy.line.ns = load_relaxed_halves(&words[PAGE_NS]);
+			copy.line.mul = pvclock_load_relaxed_u32(&words[PAGE_MUL]);
+			tail = pvclock_load_relaxed_u32(&words[PAGE_TAIL]);
+			copy.line.shift = (int8_t)(tail & 0xff);
+			copy.flags = (uint8_t)(tail >> 8);
+			if (end_read(&words[PAGE_VERSION], copy.version)) {
+				*out = copy;
+				return pvclock_line_valid(&copy.line) ? PVCLOCK_READ_OK : PVCLOCK_READ_INVALID;
+			}
+		}
+		pvclock_relax();
+	}
+	*out = (struct pvclock_snapshot){ .version = 0 };
+	return PVCLOCK_READ_BUSY;
+}
+
+enum pvclock_read pvclock_wall_clock_read(const void *page, uint64_t *ns_since_epoch)
+{
+	const uint32_t *words = page;
+
+	*ns_since_epoch = 0;
+	for (uint32_t tries = 0; tries < PVCLOCK_READ_TRIES; tries++) {
+		uint32_t version, sec, nsec;
+
+		if (begin_read(&words[WALL_VERSION], &version)) {
+			sec = pvclock_load_relaxed_u32(&words[WALL_SEC]);
+			nsec = pvclock_load_relaxed_u32(&words[WALL_NSEC]);
+			if (end_read(&words[WALL_VERSION], version)) {
+				if (version == 0 || nsec >= 1000000000u)
+					return PVCLOCK_READ_INVALID;
+				/* below 2^32 * 10^9 < 2^62 */
+				*ns_since_epoch = (uint64_t)sec * 1000000000u + nsec;
+				return PVCLOCK_READ_OK;
+			}
+		}
+		pvclock_relax();
+	}
+	return PVCLOCK_READ_BUSY;
+}
+
+const char *pvclock_read_text(enum pvclock_read result)
+{
+	switch (result) {
+	case PVCLOCK_READ_OK:
+		return "the page holds a valid line";
+	case PVCLOCK_READ_BUSY:
+		return "the page's version stayed odd or kept changing: its writer died or never rests";
+	case PVCLOCK_READ_INVALID:
+		return "the page holds no valid content: it was never written, or by something else";
+	}
+	return "unknown result";
+}

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * shared_word.h - the writer's half of page.h's shared words. The reader's half is public, because the guest's
+ * inline reader needs it.
+ *
+ * 32 bits only: a guest may register a page at any multiple of 4, and a 64-bit access that straddles a cache line
+ * is neither atomic nor defined.
+ */
+#ifndef PVCLOCK_SRC_PAGE_SHARED_WORD_H
+#define PVCLOCK_SRC_PAGE_SHARED_WORD_H
+
+#include <pvclock/page.h>
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the pvclock page is little-endian, and so is every machine that has one"
+#endif
+
+/* Offsets in 32-bit words. */
+enum {
+	PAGE_VERSION = offsetof(struct pvclock_page, version) / 4,
+	PAGE_TSC = offsetof(struct pvclock_page, tsc_timestamp) / 4,
+	PAGE_NS = offsetof(struct pvclock_page, system_time) / 4,
+	PAGE_MUL = offsetof(struct pvclock_page, tsc_to_system_mul) / 4,
+	PAGE_TAIL = offsetof(struct pvclock_page, tsc_shift) / 4, /* tsc_shift, flags << 8, padding */
+	WALL_VERSION = offsetof(struct pvclock_wall_clock, version) / 4,
+	WALL_SEC = offsetof(struct pvclock_wall_clock, sec) / 4,
+	WALL_NSEC = offsetof(struct pvclock_wall_clock, nsec) / 4,
+};
+
+static inline void store_relaxed_u32(uint32_t *word, uint32_t value)
+{
+	atomic_store_explicit((_Atomic uint32_t *)word, value, memory_order_relaxed);
+}
+
+static inline void store_release_u32(uint32_t *word, uint32_t value)
+{
+	atomic_store_explicit((_Atomic uint32_t *)word, value, memory_order_release);
+}
+
+static inline void store_relaxed_halves(uint32_t *word, uint64_t value)
+{
+	store_relaxed_u32(word, (uint32_t)value);
+	store_relaxed_u32(word + 1, (uint32_t)(value >> 32));
+}
+
+static inline uint64_t load_relaxed_halves(const uint32_t *word)
+{
+	return pvclock_load_relaxed_u32(word) | (uint64_t)pvclock_load_relaxed_u32(word + 1) << 32;
+}
+
+/* See pvclock_fence_acquire for the warning. */
+#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wtsan"
+#endif
+static inline void fence_release(void)
+{
+	atomic_thread_fence(memory_order_release);
+}
+#if defined(__SANITIZE_THREAD__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+#endif
