@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/* os_linux.c - the ops table of the machine this program runs on. */
+#define _GNU_SOURCE
+#include <pvclock/os.h>
+
+#include <cpuid.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+static struct pvclock_host_tsc read_tsc(void *ctx)
+{
+	uint32_t low, high;
+
+	(void)ctx;
+	/*
+	 * RDTSC is not ordered by itself (Intel SDM 2B, RDTSC). The first LFENCE lets every earlier load finish, the second
+	 * keeps every later one behind. Linux makes LFENCE dispatch-serialising on AMD as well (MSR 0xC0011029 bit 1).
+	 */
+	__asm__ volatile("lfence\n\trdtsc\n\tlfence" : "=a"(low), "=d"(high) : : "memory");
+	return (struct pvclock_host_tsc){ .ticks = (uint64_t)high << 32 | low };
+}
+
+static int get_time(void *ctx, clockid_t clock, struct timespec *ts)
+{
+	(void)ctx;
+	return clock_gettime(clock, ts) == 0 ? 0 : -errno;
+}
+
+static int control(void *ctx, int fd, unsigned long request, void *arg)
+{
+	int result;
+
+	(void)ctx;
+	result = ioctl(fd, request, arg);
+	return result >= 0 ? result : -errno;
+}
+
+static ssize_t read_whole(int fd, char *text, size_t size)
+{
+	size_t length = 0;
+
+	while (length < size) {
+		ssize_t got = read(fd, text + length, size - length);
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return -errno;
+		if (got == 0) {
+			text[length] = '\0';
+			return (ssize_t)length;
+		}
+		length += (size_t)got;
+	}
+	/* no room for the NUL: half a file is not what the caller asked for */
+	return -EFBIG;
+}
+
+static ssize_t read_file(void *ctx, const char *path, char *text, size_t size)
+{
+	ssize_t result;
+	int fd;
+
+	(void)ctx;
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	result = read_whole(fd, text, size);
+	close(fd);
+	return result;
+}
+
+static void cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t regs[4])
+{
+	(void)ctx;
+	__cpuid_count(leaf, subleaf, regs[0], regs[1], regs[2], regs[3]);
+}
+
+static int sleep_ns(void *ctx, uint64_t ns)
+{
+	struct timespec ts = {
+		.tv_sec = (time_t)(ns / 1000000000u),
+		.tv_nsec = (long)(ns % 1000000000u),
+	};
+
+	(void)ctx;
+	return -clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
+}
+
+static const struct pvclock_os_ops ops = {
+	.read_tsc = read_tsc,
+	.clock_gettime = get_time,
+	.ioctl = control,
+	.read_file = read_file,
+	.cpuid = cpuid,
+	.sleep = sleep_ns,
+};
+
+static const struct pvclock_os linux_os = { .ops = &ops, .ctx = NULL };
+
+const struct pvclock_os *pvclock_os_linux(void)
+{
+	return &linux_os;
+}
