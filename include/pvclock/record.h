@@ -18,23 +18,26 @@ extern "C" {
 struct pvclock_record_vcpu {
 	uint32_t index;
 	uint64_t system_time_msr; /* as the guest wrote it, 0 if it did not */
-	uint64_t wall_clock_msr;
 	bool old_msrs;            /* registered through 0x12 rather than 0x4b564d01 */
-	bool guest_stopped;       /* GUEST_STOPPED asked for and not yet published */
+	bool guest_stopped;       /* GUEST_STOPPED is owed and not yet published */
 	struct pvclock_tsc_transform tsc;
-	struct pvclock_line line; /* exactly what this vCPU reads */
 };
 
 struct pvclock_record {
+	/* The clock: one line over the guest TSC that `reference` describes; a vCPU with another offset reads it shifted. */
+	struct pvclock_line line;
+	struct pvclock_tsc_transform reference;
 	bool stable;
-	struct pvclock_slope host;      /* the saving host's exact slope, ns per host tick */
-	uint32_t host_mult;             /* and its kernel's integers, 0 if not known */
+	uint64_t wall_clock_msr;
+	/* The host it was saved on. */
+	struct pvclock_slope host;  /* exact slope, ns per host tick */
+	uint32_t host_mult;         /* its kernel's integers: host == mult / 2^shift. 0: not known */
 	uint32_t host_shift;
-	struct pvclock_host_tsc at;     /* host TSC at the save */
-	uint64_t system_time;           /* the clock at that tick, ns (the legacy form) */
-	uint64_t realtime;              /* CLOCK_REALTIME then, ns */
+	struct pvclock_host_tsc at; /* host TSC at the save */
+	uint64_t system_time;       /* the clock at that tick, ns (the legacy form) */
+	uint64_t realtime;          /* CLOCK_REALTIME then, ns since the epoch */
 	uint32_t vcpu_count;
-	struct pvclock_record_vcpu *vcpus; /* sorted by index; owned by the record */
+	struct pvclock_record_vcpu *vcpus; /* by ascending index; owned by the record */
 };
 
 /* The clock of a paused VM. -EBUSY: not paused; -ENODATA: no line; -ENOMEM. */

@@ -31,7 +31,7 @@ void pvclock_vm_destroy(struct pvclock_vm *vm);
 #define PVCLOCK_MEMORY_READONLY (1u << 0) /* ROM: never written */
 
 /*
- * -EINVAL: size 0, host NULL, or gpa + size wraps; -EEXIST: overlaps another region; -ENOMEM. What the guest registered before is looked up again
+ * -EINVAL: size 0, host NULL, gpa or host not 4-byte aligned, or gpa + size wraps; -EEXIST: overlaps another region; -ENOMEM. What the guest registered before is looked up again
  * whenever the map changes, so regions may come and go under a running clock.
  */
 int pvclock_vm_add_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size, void *host, unsigned int flags);

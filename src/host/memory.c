@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+/* memory.c - the guest's memory as the engine may write it: a sorted map, and which of its pages were written. */
+#include "vm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGE_SHIFT 12
+
+static size_t region_pages(const struct region *region)
+{
+	uint64_t last = region->gpa + (region->size - 1);
+
+	return (size_t)((last >> PAGE_SHIFT) - (region->gpa >> PAGE_SHIFT) + 1);
+}
+
+static size_t region_words(const struct region *region)
+{
+	return (region_pages(region) + 63) / 64;
+}
+
+/* The first region that ends after gpa. */
+static size_t region_search(const struct pvclock_vm *vm, uint64_t gpa)
+{
+	size_t low = 0, high = vm->region_count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		const struct region *region = &vm->regions[middle];
+
+		if (region->gpa + (region->size - 1) < gpa)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+bool vm_find_place(struct pvclock_vm *vm, uint64_t gpa, uint64_t size, struct place *place)
+{
+	size_t at = region_search(vm, gpa);
+	struct region *region;
+	uint64_t last;
+
+	*place = (struct place){ .gpa = gpa };
+	if (gpa % 4 != 0) /* the pages are made of 32-bit words */
+		return false;
+	if (__builtin_add_overflow(gpa, size - 1, &last) || at == vm->region_count)
+		return false;
+	region = &vm->regions[at];
+	if (gpa < region->gpa || last > region->gpa + (region->size - 1) || (region->flags & PVCLOCK_MEMORY_READONLY))
+		return false;
+	place->region = region;
+	place->host = region->host + (gpa - region->gpa);
+	return true;
+}
+
+void vm_mark_dirty(const struct place *place, uint64_t size)
+{
+	struct region *region = place->region;
+	uint64_t base = region->gpa >> PAGE_SHIFT;
+	uint64_t page, last = ((place->gpa + size - 1) >> PAGE_SHIFT) - base;
+
+	for (page = (place->gpa >> PAGE_SHIFT) - base; page <= last; page++) {
+		uint64_t bit = 1ull << (page % 64);
+
+		if (!(region->dirty[page / 64] & bit)) {
+			region->dirty[page / 64] |= bit;
+			region->dirty_count++;
+		}
+	}
+}
+
+size_t pvclock_vm_take_dirty(struct pvclock_vm *vm, struct pvclock_gpa *pages, size_t count)
+{
+	size_t taken = 0, i, word;
+
+	pthread_mutex_lock(&vm->lock);
+	for (i = 0; i < vm->region_count; i++) {
+		struct region *region = &vm->regions[i];
+
+		for (word = 0; region->dirty_count > 0 && word < region_words(region); word++) {
+			while (region->dirty[word] && taken < count) {
+				unsigned int bit = (unsigned int)__builtin_ctzll(region->dirty[word]);
+
+				region->dirty[word] &= region->dirty[word] - 1;
+				region->dirty_count--;
+				pages[taken++].address = ((region->gpa >> PAGE_SHIFT) + word * 64 + bit) << PAGE_SHIFT;
+			}
+		}
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return taken;
+}
+
+static void resolve_all(struct pvclock_vm *vm)
+{
+	size_t i;
+
+	for (i = 0; i < vm->vcpu_count; i++)
+		vm_resolve(vm->vcpus[i]);
+}
+
+int pvclock_vm_add_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size, void *host, unsigned int flags)
+{
+	struct region region = { .gpa = gpa.address, .size = size, .host = host, .flags = flags };
+	struct region *regions;
+	uint64_t last;
+	size_t at;
+	int error = 0;
+
+	if (size == 0 || !host || gpa.address % 4 != 0 || (uintptr_t)host % 4 != 0 || (flags & ~PVCLOCK_MEMORY_READONLY) ||
+	    __builtin_add_overflow(gpa.address, size - 1, &last))
+		return -EINVAL;
+	region.dirty = calloc(region_words(&region), sizeof(*region.dirty));
+	if (!region.dirty)
+		return -ENOMEM;
+
+	pthread_mutex_lock(&vm->lock);
+	at = region_search(vm, gpa.address);
+	if (at < vm->region_count && vm->regions[at].gpa <= last) {
+		error = -EEXIST;
+		goto out;
+	}
+	regions = realloc(vm->regions, (vm->region_count + 1) * sizeof(*regions));
+	if (!regions) {
+		error = -ENOMEM;
+		goto out;
+	}
+	memmove(&regions[at + 1], &regions[at], (vm->region_count - at) * sizeof(*regions));
+	regions[at] = region;
+	vm->regions = regions;
+	vm->region_count++;
+	resolve_all(vm);
+out:
+	pthread_mutex_unlock(&vm->lock);
+	if (error)
+		free(region.dirty);
+	return error;
+}
+
+int pvclock_vm_remove_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size)
+{
+	int error = -ENOENT;
+	size_t at;
+
+	pthread_mutex_lock(&vm->lock);
+	at = region_search(vm, gpa.address);
+	if (at < vm->region_count && vm->regions[at].gpa == gpa.address && vm->regions[at].size == size) {
+		free(vm->regions[at].dirty);
+		vm->region_count--;
+		memmove(&vm->regions[at], &vm->regions[at + 1], (vm->region_count - at) * sizeof(*vm->regions));
+		resolve_all(vm);
+		error = 0;
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return error;
+}

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+/* record.c - takes a paused VM's clock out of the engine, and puts it back. */
+#include "vm.h"
+#include "reason.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define NS_PER_SEC 1000000000ull
+
+void pvclock_record_clear(struct pvclock_record *record)
+{
+	free(record->vcpus);
+	*record = (struct pvclock_record){ 0 };
+}
+
+int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record)
+{
+	struct timespec real;
+	int error = 0;
+	size_t i;
+
+	*record = (struct pvclock_record){ 0 };
+	pthread_mutex_lock(&vm->lock);
+	if (!vm->paused)
+		error = -EBUSY;
+	else if (!vm->has_line || vm->vcpu_count == 0)
+		error = -ENODATA;
+	else
+		error = vm->os->ops->clock_gettime(vm->os->ctx, CLOCK_REALTIME, &real);
+	if (error)
+		goto out;
+	record->vcpus = calloc(vm->vcpu_count, sizeof(*record->vcpus));
+	if (!record->vcpus) {
+		error = -ENOMEM;
+		goto out;
+	}
+	record->line = vm->line;
+	record->reference = vm->reference;
+	record->stable = vm->unstable.code == PVCLOCK_REASON_NONE;
+	record->wall_clock_msr = vm->wall_clock_msr;
+	record->host = vm->host;
+	record->at = vm->os->ops->read_tsc(vm->os->ctx);
+	record->system_time = vm_system_time(vm, record->at);
+	record->realtime = (uint64_t)real.tv_sec * NS_PER_SEC + (uint64_t)real.tv_nsec;
+	record->vcpu_count = (uint32_t)vm->vcpu_count;
+	for (i = 0; i < vm->vcpu_count; i++) {
+		const struct pvclock_vcpu *vcpu = vm->vcpus[i];
+
+		record->vcpus[i] = (struct pvclock_record_vcpu){
+			.index = vcpu->index,
+			.system_time_msr = vcpu->system_time_msr,
+			.old_msrs = vcpu->old_msrs,
+			.guest_stopped = vcpu->stop_pending,
+			.tsc = vcpu->tsc,
+		};
+	}
+out:
+	pthread_mutex_unlock(&vm->lock);
+	return error;
+}
+
+static bool same_vcpus(const struct pvclock_record *record, const struct pvclock_vm *vm, struct pvclock_reason *reason)
+{
+	size_t i;
+
+	if (record->vcpu_count != vm->vcpu_count) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_VCPU_COUNT,
+				   "The record holds %u vCPUs and this VM has %zu; start it with as many.",
+				   record->vcpu_count, vm->vcpu_count);
+		return false;
+	}
+	for (i = 0; i < vm->vcpu_count; i++) {
+		if (record->vcpus[i].index == vm->vcpus[i]->index)
+			continue;
+		pvclock_reason_set(reason, PVCLOCK_REASON_VCPU_COUNT,
+				   "The record holds vCPU %u where this VM has vCPU %u; give it the same vCPU numbers.",
+				   record->vcpus[i].index, vm->vcpus[i]->index);
+		return false;
+	}
+	return true;
+}
+
+int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm *vm, int64_t *moved,
+			 struct pvclock_reason *reason)
+{
+	int error = 0;
+	size_t i;
+
+	pvclock_reason_clear(reason);
+	pthread_mutex_lock(&vm->lock);
+	if (!vm->paused) {
+		error = -EBUSY;
+		goto out;
+	}
+	if (!same_vcpus(record, vm, reason)) {
+		error = -EINVAL;
+		goto out;
+	}
+	/* Nothing fails from here on. */
+	vm->wall_clock_msr = record->wall_clock_msr;
+	for (i = 0; i < vm->vcpu_count; i++) {
+		struct pvclock_vcpu *vcpu = vm->vcpus[i];
+
+		vcpu->system_time_msr = record->vcpus[i].system_time_msr;
+		vcpu->old_msrs = record->vcpus[i].old_msrs;
+		vcpu->stop_pending = record->vcpus[i].guest_stopped;
+		vm_resolve(vcpu);
+	}
+	vm_set_line(vm, &record->line, &record->reference, &record->host);
+	if (moved)
+		*moved = (int64_t)(vm->vcpus[0]->tsc.offset - record->vcpus[0].tsc.offset);
+out:
+	pthread_mutex_unlock(&vm->lock);
+	return error;
+}

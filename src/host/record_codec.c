@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * record_codec.c - a record's bytes. One walk over the fields serves both directions, so that what is written is what is read;
+ * one check of the ranges serves both too, so that nothing is written that would be refused.
+ *
+ *   0  8  magic "PVCLKREC"         all little-endian
+ *   8  4  version (1)
+ *  12  4  length of the whole in bytes
+ *  16  4  CRC-32 (IEEE 802.3) of the whole with these four bytes zero
+ *  20     the fields, in the order of walk_record(), then vcpu_count times those of walk_vcpu()
+ */
+#include "reason.h"
+
+#include <pvclock/record.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define HEADER_SIZE 20u
+#define CRC_OFFSET 16u
+#define FIXED_SIZE 124u /* header and walk_record() */
+#define VCPU_SIZE 36u   /* walk_vcpu() */
+
+#define FLAG_STABLE 1u
+#define FLAG_OLD_MSRS 1u
+#define FLAG_GUEST_STOPPED 2u
+
+static const char magic[8] = { 'P', 'V', 'C', 'L', 'K', 'R', 'E', 'C' };
+
+struct cursor {
+	uint8_t *write;      /* one of the two is NULL */
+	const uint8_t *read;
+	size_t at;
+};
+
+static void walk(struct cursor *cursor, uint64_t *value, size_t size)
+{
+	size_t i;
+
+	if (cursor->read)
+		*value = 0;
+	for (i = 0; i < size; i++) {
+		if (cursor->read)
+			*value |= (uint64_t)cursor->read[cursor->at + i] << (8 * i);
+		else
+			cursor->write[cursor->at + i] = (uint8_t)(*value >> (8 * i));
+	}
+	cursor->at += size;
+}
+
+static void walk_u64(struct cursor *cursor, uint64_t *value)
+{
+	walk(cursor, value, 8);
+}
+
+static void walk_u32(struct cursor *cursor, uint32_t *value)
+{
+	uint64_t wide = *value;
+
+	walk(cursor, &wide, 4);
+	*value = (uint32_t)wide;
+}
+
+/* Small numbers travel as 32 bits, signed ones in two's complement. The result is what was read, for a range check. */
+static int32_t walk_small(struct cursor *cursor, int32_t value)
+{
+	uint32_t bits = (uint32_t)value;
+
+	walk_u32(cursor, &bits);
+	return (int32_t)bits;
+}
+
+/* What does not fit a field of the struct, for the check. */
+struct small_fields {
+	int32_t line_shift, host_exponent, frac_bits;
+	uint32_t flags;
+};
+
+static void walk_tsc(struct cursor *cursor, struct pvclock_tsc_transform *tsc, int32_t *frac_bits)
+{
+	walk_u64(cursor, &tsc->ratio);
+	walk_u64(cursor, &tsc->offset);
+	*frac_bits = walk_small(cursor, tsc->frac_bits);
+	tsc->frac_bits = (uint8_t)*frac_bits;
+}
+
+static void walk_record(struct cursor *cursor, struct pvclock_record *record, struct small_fields *small)
+{
+	small->flags = record->stable ? FLAG_STABLE : 0;
+	walk_u32(cursor, &small->flags);
+	record->stable = small->flags & FLAG_STABLE;
+	walk_u64(cursor, &record->line.tsc);
+	walk_u64(cursor, &record->line.ns);
+	walk_u32(cursor, &record->line.mul);
+	small->line_shift = walk_small(cursor, record->line.shift);
+	record->line.shift = (int8_t)small->line_shift;
+	walk_tsc(cursor, &record->reference, &small->frac_bits);
+	walk_u64(cursor, &record->wall_clock_msr);
+	walk_u64(cursor, &record->host.mantissa);
+	small->host_exponent = walk_small(cursor, record->host.exponent);
+	record->host.exponent = (int16_t)small->host_exponent;
+	walk_u32(cursor, &record->host_mult);
+	walk_u32(cursor, &record->host_shift);
+	walk_u64(cursor, &record->at.ticks);
+	walk_u64(cursor, &record->system_time);
+	walk_u64(cursor, &record->realtime);
+	walk_u32(cursor, &record->vcpu_count);
+}
+
+static void walk_vcpu(struct cursor *cursor, struct pvclock_record_vcpu *vcpu, struct small_fields *small)
+{
+	small->flags = (vcpu->old_msrs ? FLAG_OLD_MSRS : 0) | (vcpu->guest_stopped ? FLAG_GUEST_STOPPED : 0);
+	walk_u32(cursor, &vcpu->index);
+	walk_u32(cursor, &small->flags);
+	vcpu->old_msrs = small->flags & FLAG_OLD_MSRS;
+	vcpu->guest_stopped = small->flags & FLAG_GUEST_STOPPED;
+	walk_u64(cursor, &vcpu->system_time_msr);
+	walk_tsc(cursor, &vcpu->tsc, &small->frac_bits);
+}
+
+/* --- ranges ----------------------------------------------------------------------------- */
+
+#define REFUSE(reason, ...) (pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD, __VA_ARGS__), false)
+
+static bool check_tsc(const struct pvclock_tsc_transform *tsc, const char *whose, struct pvclock_reason *reason)
+{
+	if (tsc->frac_bits > 63)
+		return REFUSE(reason, "The record gives %s a TSC ratio with %u fraction bits; 0 to 63 exist.", whose,
+			      tsc->frac_bits);
+	if ((tsc->frac_bits == 0) != (tsc->ratio == 0))
+		return REFUSE(reason, "The record gives %s a TSC ratio of %" PRIu64 " with %u fraction bits; "
+			      "both are 0 for an unscaled TSC, or neither.", whose, tsc->ratio, tsc->frac_bits);
+	return true;
+}
+
+static bool check_host(const struct pvclock_record *record, struct pvclock_reason *reason)
+{
+	struct pvclock_slope slope;
+	struct pvclock_line line;
+
+	if (!(record->host.mantissa >> 63) || !pvclock_line_make(&line, 0, 0, &record->host, NULL))
+		return REFUSE(reason, "The record's host slope, %" PRIu64 " x 2^%d ns a tick, is no clock's.",
+			      record->host.mantissa, record->host.exponent);
+	if (record->host_mult == 0)
+		return record->host_shift == 0 ||
+		       REFUSE(reason, "The record has a kernel shift of %u without a mult.", record->host_shift);
+	if (!pvclock_slope_from_kernel(record->host_mult, record->host_shift, &slope) ||
+	    pvclock_slope_difference(&slope, &record->host) != 0)
+		return REFUSE(reason, "The record's kernel slope, %u / 2^%u, contradicts its host slope.",
+			      record->host_mult, record->host_shift);
+	return true;
+}
+
+static bool check_record(const struct pvclock_record *record, struct pvclock_reason *reason)
+{
+	if (!pvclock_line_valid(&record->line))
+		return REFUSE(reason, "The record's line has mul %u and shift %d; mul is not 0 and shift is %d to %d.",
+			      record->line.mul, record->line.shift, PVCLOCK_SHIFT_MIN, PVCLOCK_SHIFT_MAX);
+	if (record->vcpu_count == 0 || record->vcpu_count > PVCLOCK_RECORD_VCPUS_MAX)
+		return REFUSE(reason, "The record counts %u vCPUs; 1 to %u can be.", record->vcpu_count,
+			      PVCLOCK_RECORD_VCPUS_MAX);
+	if (record->wall_clock_msr % 4 != 0)
+		return REFUSE(reason, "The record's wall clock address 0x%" PRIx64 " is not 4-byte aligned.",
+			      record->wall_clock_msr);
+	if (!check_tsc(&record->reference, "its line", reason) || !check_host(record, reason))
+		return false;
+	if (record->system_time !=
+	    pvclock_line_ns(&record->line, pvclock_tsc_to_guest(&record->reference, record->at).ticks))
+		return REFUSE(reason, "The record's system time, %" PRIu64 " ns, is not what its line says at host TSC %"
+			      PRIu64 ".", record->system_time, record->at.ticks);
+	return true;
+}
+
+static bool check_vcpu(const struct pvclock_record *record, uint32_t i, struct pvclock_reason *reason)
+{
+	const struct pvclock_record_vcpu *vcpu = &record->vcpus[i];
+	char whose[24];
+
+	if (i > 0 && vcpu->index <= record->vcpus[i - 1].index)
+		return REFUSE(reason, "The record lists vCPU %u after vCPU %u; the order is ascending.", vcpu->index,
+			      record->vcpus[i - 1].index);
+	if ((vcpu->system_time_msr & PVCLOCK_MSR_ENABLE) && (vcpu->system_time_msr & 2))
+		return REFUSE(reason, "The record's page address for vCPU %u, 0x%" PRIx64 ", is not 4-byte aligned.",
+			      vcpu->index, vcpu->system_time_msr - PVCLOCK_MSR_ENABLE);
+	snprintf(whose, sizeof(whose), "vCPU %u", vcpu->index);
+	return check_tsc(&vcpu->tsc, whose, reason);
+}
+
+/* --- bytes ------------------------------------------------------------------------------- */
+
+static uint32_t crc32_add(uint32_t crc, const uint8_t *bytes, size_t size)
+{
+	size_t i;
+	int bit;
+
+	for (i = 0; i < size; i++) {
+		crc ^= bytes[i];
+		for (bit = 0; bit < 8; bit++)
+			crc = (crc >> 1) ^ (0xedb88320u & -(crc & 1));
+	}
+	return crc;
+}
+
+static uint32_t checksum(const uint8_t *bytes, size_t size)
+{
+	static const uint8_t zero[4];
+	uint32_t crc = crc32_add(~0u, bytes, CRC_OFFSET);
+
+	crc = crc32_add(crc, zero, sizeof(zero));
+	return ~crc32_add(crc, bytes + CRC_OFFSET + 4, size - CRC_OFFSET - 4);
+}
+
+size_t pvclock_record_size(const struct pvclock_record *record)
+{
+	return FIXED_SIZE + (size_t)record->vcpu_count * VCPU_SIZE;
+}
+
+static void walk_header(struct cursor *cursor, uint32_t *version, uint32_t *length, uint32_t *crc)
+{
+	cursor->at = sizeof(magic);
+	walk_u32(cursor, version);
+	walk_u32(cursor, length);
+	walk_u32(cursor, crc);
+}
+
+ssize_t pvclock_record_encode(const struct pvclock_record *record, void *bytes, size_t size,
+			      struct pvclock_reason *reason)
+{
+	struct cursor cursor = { .write = bytes };
+	struct pvclock_record copy = *record; /* the walk takes a record that it could write to */
+	uint32_t version = PVCLOCK_RECORD_VERSION, length, crc = 0, i;
+	struct small_fields small;
+
+	pvclock_reason_clear(reason);
+	if (!check_record(record, reason))
+		return -EINVAL;
+	for (i = 0; i < record->vcpu_count; i++) {
+		if (!check_vcpu(record, i, reason))
+			return -EINVAL;
+	}
+	length = (uint32_t)pvclock_record_size(record);
+	if (size < length)
+		return -ENOSPC;
+	memcpy(bytes, magic, sizeof(magic));
+	walk_header(&cursor, &version, &length, &crc);
+	walk_record(&cursor, &copy, &small);
+	for (i = 0; i < record->vcpu_count; i++) {
+		struct pvclock_record_vcpu vcpu = record->vcpus[i];
+
+		walk_vcpu(&cursor, &vcpu, &small);
+	}
+	crc = checksum(bytes, length);
+	walk_header(&cursor, &version, &length, &crc);
+	return (ssize_t)length;
+}
+
+/* The frame: everything that can be wrong before a field means anything. */
+static int check_frame(const uint8_t *bytes, size_t size, struct cursor *cursor, struct pvclock_reason *reason)
+{
+	uint32_t version, length, crc;
+
+	if (size < HEADER_SIZE) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_TRUNCATED,
+				   "The record is cut off after %zu bytes, within its header; fetch it again.", size);
+		return -EINVAL;
+	}
+	if (memcmp(bytes, magic, sizeof(magic)) != 0) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_MAGIC,
+				   "This is no clock record: it does not begin with \"PVCLKREC\".");
+		return -EINVAL;
+	}
+	walk_header(cursor, &version, &length, &crc);
+	if (version != PVCLOCK_RECORD_VERSION) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_VERSION,
+				   "The record has version %u and this library reads version %u; use a newer pvclock, "
+				   "or save it anew with this one.", version, PVCLOCK_RECORD_VERSION);
+		return -ENOTSUP;
+	}
+	if (length != size || size < FIXED_SIZE) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_TRUNCATED,
+				   "The record says that it is %u bytes long and %zu are here; fetch it again.",
+				   length, size);
+		return -EINVAL;
+	}
+	if (crc != checksum(bytes, size)) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_CHECKSUM,
+				   "The record is damaged: its checksum is %08x and should be %08x; fetch it again.",
+				   checksum(bytes, size), crc);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static bool check_small(const struct small_fields *small, uint32_t known_flags, struct pvclock_reason *reason)
+{
+	if (small->flags & ~known_flags)
+		return REFUSE(reason, "The record sets flags 0x%x, of which this version knows 0x%x.", small->flags,
+			      known_flags);
+	if (small->frac_bits < 0 || small->frac_bits > 63)
+		return REFUSE(reason, "The record has a TSC ratio with %d fraction bits; 0 to 63 exist.",
+			      small->frac_bits);
+	return true;
+}
+
+int pvclock_record_decode(const void *bytes, size_t size, struct pvclock_record *out, struct pvclock_reason *reason)
+{
+	struct cursor cursor = { .read = bytes };
+	struct pvclock_record record = { 0 };
+	struct small_fields small = { 0 };
+	uint32_t i;
+	int error;
+
+	pvclock_reason_clear(reason);
+	error = check_frame(bytes, size, &cursor, reason);
+	if (error)
+		return error;
+	walk_record(&cursor, &record, &small);
+	if (!check_small(&small, FLAG_STABLE, reason))
+		return -EINVAL;
+	if (small.line_shift != record.line.shift || small.host_exponent != record.host.exponent) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD,
+				   "The record's shift %d or exponent %d is out of every clock's range.",
+				   small.line_shift, small.host_exponent);
+		return -EINVAL;
+	}
+	if (!check_record(&record, reason))
+		return -EINVAL;
+	if (pvclock_record_size(&record) != size) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD,
+				   "The record counts %u vCPUs, which take %zu bytes, and is %zu bytes long.",
+				   record.vcpu_count, pvclock_record_size(&record), size);
+		return -EINVAL;
+	}
+	record.vcpus = calloc(record.vcpu_count, sizeof(*record.vcpus));
+	if (!record.vcpus)
+		return -ENOMEM;
+	for (i = 0; i < record.vcpu_count; i++) {
+		walk_vcpu(&cursor, &record.vcpus[i], &small);
+		if (!check_small(&small, FLAG_OLD_MSRS | FLAG_GUEST_STOPPED, reason) || !check_vcpu(&record, i, reason)) {
+			free(record.vcpus);
+			return -EINVAL;
+		}
+	}
+	*out = record;
+	return 0;
+}

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * source.h - what the files of a source share: the prover's arithmetic (source_prove.c), which is pure, and the
+ * kinds of kernel clock that a source can learn from (source_tsc.c), chosen by the name of the clocksource.
+ */
+#ifndef PVCLOCK_HOST_SOURCE_H
+#define PVCLOCK_HOST_SOURCE_H
+
+#include <pvclock/source.h>
+
+#include "reason.h"
+
+__extension__ typedef __int128 pvclock_s128;
+__extension__ typedef unsigned __int128 pvclock_u128;
+
+/* --- the prover --------------------------------------------------------------------- */
+
+/* The kernel's clock read `ns` at some tick in [before, after]. */
+struct pvclock_sample {
+	uint64_t before, after;
+	uint64_t ns; /* below 2^63 */
+};
+
+struct pvclock_point {
+	uint64_t ticks, ns;
+};
+
+/* More than any run needed so far; a full hull forgets a point, which costs time to the proof, never its truth. */
+#define PVCLOCK_HULL_POINTS 32u
+
+struct pvclock_hull {
+	struct pvclock_point points[PVCLOCK_HULL_POINTS];
+	unsigned int count;
+};
+
+/* ns / ticks; ticks 0: not known yet. */
+struct pvclock_bound {
+	uint64_t ns, ticks;
+};
+
+/*
+ * The kernel's clock is floor(c + t * slope). A sample says that the exact line c + t * slope passes on or above
+ * (after, ns) and below (before, ns + 1). Which slopes are possible is decided by the convex hulls of these two
+ * sets of points alone, so the prover keeps the hulls and no samples.
+ */
+struct pvclock_prover {
+	struct pvclock_hull ceiling; /* points below which the line passes: their lower hull */
+	struct pvclock_hull floor;   /* points on or above which it passes: their upper hull */
+	struct pvclock_bound above, below; /* above < slope < below */
+};
+
+void pvclock_prover_init(struct pvclock_prover *prover);
+/* The line was broken off (the host slept) and goes on elsewhere with the same slope: forgets the points, keeps the bounds. */
+void pvclock_prover_restart(struct pvclock_prover *prover);
+/* Samples come in the order in which they were taken: before >= the last one's after. */
+void pvclock_prover_add(struct pvclock_prover *prover, const struct pvclock_sample *sample);
+/* How many integers mult satisfy above < mult / 2^shift < below, and the smallest; UINT64_MAX if a bound is missing. shift 0 ... 63. */
+uint64_t pvclock_prover_candidates(const struct pvclock_prover *prover, unsigned int shift, uint32_t *first);
+/* Every slope that Linux could have chosen between the bounds is an integer over 2^*shift. False: the bounds are too wide to say. */
+bool pvclock_prover_shift(const struct pvclock_prover *prover, unsigned int *shift);
+
+/* What Linux computes for a clocksource registered with this kHz (clocks_calc_mult_shift, kernel/time/clocksource.c). khz != 0. */
+void pvclock_kernel_mult_shift(uint32_t khz, uint32_t *mult, unsigned int *shift);
+/* Reduces a proven slope to Linux's own integers for it. False: Linux makes no such slope from any kHz. */
+bool pvclock_kernel_reduce(uint32_t *mult, unsigned int *shift);
+
+/*
+ * With the slope known, the line's constant, in units of 2^-shift ns: low <= c < high. The clock at tick t is
+ * (c + t * mult) >> shift.
+ */
+struct pvclock_intercept {
+	pvclock_s128 low, high;
+	bool known;
+};
+
+void pvclock_intercept_add(struct pvclock_intercept *intercept, uint32_t mult, unsigned int shift,
+			   const struct pvclock_sample *sample);
+/* The same from all points of the hulls. */
+void pvclock_intercept_from_prover(struct pvclock_intercept *intercept, uint32_t mult, unsigned int shift,
+				   const struct pvclock_prover *prover);
+/* False: no line with this slope passes through all samples. */
+bool pvclock_intercept_possible(const struct pvclock_intercept *intercept);
+
+/* --- the kinds ----------------------------------------------------------------------- */
+
+/*
+ * One way to learn a host's line. Linux's tsc clocksource is learned by proving its integers; a page (kvm-clock, Hyper-V)
+ * would be read. A kind's functions return what the public ones do.
+ */
+struct pvclock_source_kind {
+	const char *clocksource;
+	int (*check)(struct pvclock_source *source, struct pvclock_reason *reason);  /* before the first sample */
+	int (*sample)(struct pvclock_source *source, struct pvclock_reason *reason);
+};
+
+extern const struct pvclock_source_kind pvclock_source_tsc;
+
+/* For the best estimate: a line fitted through the middles of the narrowest brackets (Welford's running form). */
+struct pvclock_fit {
+	struct pvclock_sample origin;
+	double mean_ticks, mean_ns, variance, covariance;
+	double count;
+};
+
+struct pvclock_source {
+	const struct pvclock_os *os;
+	const struct pvclock_source_kind *kind;
+
+	struct pvclock_prover prover;
+	struct pvclock_intercept intercept; /* once the slope is known */
+	struct pvclock_fit fit;
+	bool proven;
+	uint32_t mult;
+	unsigned int shift;
+	uint64_t candidates;
+
+	uint64_t samples;
+	uint64_t first_ns;
+	uint64_t bracket_ticks;
+	struct pvclock_sample last;
+
+	/* BOOTTIME - MONOTONIC, how long the host slept since its boot, lies in here */
+	int64_t slept_low_ns, slept_high_ns;
+
+	char clocksource[32];
+	uint64_t clocksource_checked_ns;
+
+	int error; /* once the line is lost it stays lost: 0 or -ENOTSUP, and why */
+	struct pvclock_reason reason;
+};
+
+/* 0: still the one the source was opened with; -ENOTSUP and the reason if it was switched; or what the OS said. */
+int pvclock_source_check_clocksource(struct pvclock_source *source, struct pvclock_reason *reason);
+/* Stores *reason for every later call and returns error. */
+int pvclock_source_lose(struct pvclock_source *source, int error, struct pvclock_reason *reason,
+			enum pvclock_reason_code code, const char *format, ...) __attribute__((format(printf, 5, 6)));
+
+#endif

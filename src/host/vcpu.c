@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: MIT */
+/* vcpu.c - vCPUs: their TSCs, and the line that each of them reads. */
+#include "vm.h"
+#include "reason.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static size_t vcpu_search(const struct pvclock_vm *vm, uint32_t index)
+{
+	size_t low = 0, high = vm->vcpu_count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (vm->vcpus[middle]->index < index)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+int pvclock_vcpu_create(struct pvclock_vm *vm, uint32_t index, struct pvclock_vcpu **out)
+{
+	struct pvclock_vcpu *vcpu = calloc(1, sizeof(*vcpu));
+	int error = 0;
+	size_t at;
+
+	if (!vcpu)
+		return -ENOMEM;
+	vcpu->vm = vm;
+	vcpu->index = index;
+
+	pthread_mutex_lock(&vm->lock);
+	at = vcpu_search(vm, index);
+	if (at < vm->vcpu_count && vm->vcpus[at]->index == index) {
+		error = -EEXIST;
+		goto out;
+	}
+	if (vm->vcpu_count == vm->vcpu_room) {
+		size_t room = vm->vcpu_room ? vm->vcpu_room * 2 : 8;
+		struct pvclock_vcpu **vcpus = realloc(vm->vcpus, room * sizeof(struct pvclock_vcpu *));
+
+		if (!vcpus) {
+			error = -ENOMEM;
+			goto out;
+		}
+		vm->vcpus = vcpus;
+		vm->vcpu_room = room;
+	}
+	/* A vCPU starts with the TSC of the VM's first one; the hypervisor's truth follows by pvclock_vcpu_set_tsc. */
+	if (vm->vcpu_count > 0)
+		vcpu->tsc = vm->vcpus[0]->tsc;
+	memmove(&vm->vcpus[at + 1], &vm->vcpus[at], (vm->vcpu_count - at) * sizeof(struct pvclock_vcpu *));
+	vm->vcpus[at] = vcpu;
+	vm->vcpu_count++;
+	*out = vcpu;
+out:
+	pthread_mutex_unlock(&vm->lock);
+	if (error)
+		free(vcpu);
+	return error;
+}
+
+void pvclock_vcpu_destroy(struct pvclock_vcpu *vcpu)
+{
+	struct pvclock_vm *vm;
+	size_t at;
+
+	if (!vcpu)
+		return;
+	vm = vcpu->vm;
+	pthread_mutex_lock(&vm->lock);
+	at = vcpu_search(vm, vcpu->index);
+	vm->vcpu_count--;
+	memmove(&vm->vcpus[at], &vm->vcpus[at + 1], (vm->vcpu_count - at) * sizeof(struct pvclock_vcpu *));
+	vm_judge_stability(vm);
+	pthread_mutex_unlock(&vm->lock);
+	free(vcpu);
+}
+
+uint32_t pvclock_vcpu_index(const struct pvclock_vcpu *vcpu)
+{
+	return vcpu->index;
+}
+
+struct pvclock_vm *pvclock_vcpu_vm(const struct pvclock_vcpu *vcpu)
+{
+	return vcpu->vm;
+}
+
+/* The stable bit says that one line serves all vCPUs' TSCs (P4): the same ratio, the same offset, no imitation. */
+void vm_judge_stability(struct pvclock_vm *vm)
+{
+	const struct pvclock_vcpu *first = vm->vcpu_count ? vm->vcpus[0] : NULL;
+	size_t i;
+
+	vm->unstable = (struct pvclock_reason){ .code = PVCLOCK_REASON_NONE };
+	if (!vm->has_line) {
+		pvclock_reason_set(&vm->unstable, PVCLOCK_REASON_NO_LINE,
+				   "The VM has no line yet; give it one by pvclock_vm_start or a restore.");
+		return;
+	}
+	for (i = 0; i < vm->vcpu_count; i++) {
+		const struct pvclock_vcpu *vcpu = vm->vcpus[i];
+
+		if (vcpu->catchup)
+			pvclock_reason_set(&vm->unstable, PVCLOCK_REASON_TSC_CATCHUP,
+					   "vCPU %u's TSC is imitated by the kernel's catch-up and is no line; "
+					   "give the VM a TSC rate that this host runs.", vcpu->index);
+		else if (!tsc_same_rate(&vcpu->tsc, &first->tsc))
+			pvclock_reason_set(&vm->unstable, PVCLOCK_REASON_TSC_RATES_DIFFER,
+					   "vCPUs %u and %u have different TSC ratios; give all vCPUs one TSC rate.",
+					   first->index, vcpu->index);
+		else if (vcpu->tsc.offset != first->tsc.offset)
+			pvclock_reason_set(&vm->unstable, PVCLOCK_REASON_TSC_OFFSETS_DIFFER,
+					   "vCPUs %u and %u have TSC offsets that differ by %lld ticks; "
+					   "set all offsets alike.", first->index, vcpu->index,
+					   (long long)(vcpu->tsc.offset - first->tsc.offset));
+		if (vm->unstable.code != PVCLOCK_REASON_NONE)
+			return;
+	}
+}
+
+int pvclock_vcpu_set_tsc(struct pvclock_vcpu *vcpu, const struct pvclock_tsc_transform *transform, bool catchup)
+{
+	struct pvclock_vm *vm = vcpu->vm;
+	enum pvclock_reason_code before;
+
+	if (transform->frac_bits > 63 || (transform->frac_bits != 0 && transform->ratio == 0))
+		return -EINVAL;
+	pthread_mutex_lock(&vm->lock);
+	before = vm->unstable.code;
+	vcpu->tsc = *transform;
+	if (transform->frac_bits == 0)
+		vcpu->tsc.ratio = 0;
+	vcpu->catchup = catchup;
+	vcpu->synced = false;
+	vm_judge_stability(vm);
+	/* The flag is every page's business: the others' lines are the same as before, so their readers see no tear. */
+	if (vm->has_line && !vm->paused) {
+		if (before != vm->unstable.code)
+			vm_publish_all(vm);
+		else
+			vm_publish_vcpu(vcpu);
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return 0;
+}
+
+void pvclock_vcpu_get_tsc(const struct pvclock_vcpu *vcpu, struct pvclock_tsc_transform *transform)
+{
+	pthread_mutex_lock(&vcpu->vm->lock);
+	*transform = vcpu->tsc;
+	pthread_mutex_unlock(&vcpu->vm->lock);
+}
+
+/* The line seen from a counter that is `ticks` ahead of its own. Exact, but where the anchor would lie before tick 0. */
+static struct pvclock_line line_shifted(struct pvclock_line line, int64_t ticks)
+{
+	uint64_t behind = -(uint64_t)ticks;
+	struct pvclock_slope slope;
+	struct pvclock_line next;
+
+	if (ticks >= 0 || line.tsc >= behind) {
+		line.tsc += (uint64_t)ticks;
+		return line;
+	}
+	/* A counter that was set back to near 0: the anchor follows losslessly as far as it can, else to tick 0. */
+	pvclock_line_reanchor(&line, behind + (1ull << pvclock_line_period_shift(&line)));
+	if (line.tsc >= behind) {
+		line.tsc -= behind;
+		return line;
+	}
+	if (pvclock_slope_from_line(&line, &slope) && pvclock_line_continue(&line, behind, 0, &slope, &next, NULL))
+		return next;
+	line.tsc = 0;
+	return line;
+}
+
+/* The first host tick at which `transform` reads at least `guest`. */
+static struct pvclock_host_tsc tsc_to_host(const struct pvclock_tsc_transform *transform, uint64_t guest)
+{
+	uint64_t scaled = guest - transform->offset;
+	unsigned __int128 wide = (unsigned __int128)scaled << transform->frac_bits;
+
+	if (transform->frac_bits == 0)
+		return (struct pvclock_host_tsc){ scaled };
+	return (struct pvclock_host_tsc){ (uint64_t)((wide + transform->ratio - 1) / transform->ratio) };
+}
+
+const struct pvclock_line *vcpu_line(struct pvclock_vcpu *vcpu)
+{
+	struct pvclock_vm *vm = vcpu->vm;
+
+	if (vcpu->synced)
+		return &vcpu->line;
+	if (tsc_same_rate(&vcpu->tsc, &vm->reference)) {
+		vcpu->line = line_shifted(vm->line, (int64_t)(vcpu->tsc.offset - vm->reference.offset));
+	} else {
+		struct pvclock_host_tsc at = tsc_to_host(&vm->reference, vm->line.tsc);
+
+		if (!pvclock_line_compose(&vcpu->tsc, at, vm->line.ns, &vm->host, &vcpu->line, NULL))
+			vcpu->line = (struct pvclock_line){ .ns = vm->line.ns };
+	}
+	vcpu->synced = true;
+	return &vcpu->line;
+}
+
+int pvclock_vcpu_get_line(const struct pvclock_vcpu *vcpu, struct pvclock_line *line)
+{
+	struct pvclock_vcpu *mutable = (struct pvclock_vcpu *)vcpu; /* only its cache changes, under the lock */
+	int error = -ENODATA;
+
+	pthread_mutex_lock(&vcpu->vm->lock);
+	if (vcpu->vm->has_line) {
+		*line = *vcpu_line(mutable);
+		error = 0;
+	}
+	pthread_mutex_unlock(&vcpu->vm->lock);
+	return error;
+}
+
+int pvclock_vcpu_set_line(struct pvclock_vcpu *vcpu, const struct pvclock_line *line)
+{
+	struct pvclock_vm *vm = vcpu->vm;
+	struct pvclock_slope slope;
+
+	if (!pvclock_slope_from_line(line, &slope))
+		return -EINVAL;
+	pthread_mutex_lock(&vm->lock);
+	vm_set_line(vm, line, &vcpu->tsc, NULL);
+	if (!vm->paused)
+		vm_publish_all(vm);
+	pthread_mutex_unlock(&vm->lock);
+	return 0;
+}

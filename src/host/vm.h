@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vm.h (private) - the engine's state, shared by its rooms: memory.c (guest memory), vcpu.c (vCPUs and their lines), msr.c (what the
+ * guest registers), vm.c (the line and events), record.c (saving it).
+ *
+ * There is one line per VM, vm->line, over the TSC of vm->reference: a coordinate system, not a vCPU. Every vCPU's
+ * line is derived from it by the vCPU's own transform, so a TSC that did not end up where it should changes
+ * coordinates, never the clock.
+ */
+#ifndef HOST_VM_H
+#define HOST_VM_H
+
+#include <pvclock/record.h>
+#include <pvclock/vm.h>
+
+#include <pthread.h>
+
+struct region {
+	uint64_t gpa, size;
+	uint8_t *host;
+	unsigned int flags;
+	uint64_t *dirty;      /* one bit a 4096-byte guest page, written by the engine and not yet taken */
+	size_t dirty_count;
+};
+
+/* A place in guest memory that the guest registered, and where it is found now. host is NULL while it lies nowhere. */
+struct place {
+	uint64_t gpa;
+	struct region *region;
+	void *host;
+};
+
+struct pvclock_vcpu {
+	struct pvclock_vm *vm;
+	uint32_t index;
+	struct pvclock_tsc_transform tsc;
+	bool catchup;
+	uint64_t system_time_msr;
+	bool old_msrs;
+	bool stop_pending;    /* GUEST_STOPPED is to go out with the next publish */
+	bool synced;          /* line is up to date with vm->line and tsc */
+	struct pvclock_line line;
+	struct place page;
+};
+
+struct pvclock_vm {
+	const struct pvclock_os *os;
+	pthread_mutex_t lock;
+	struct region *regions; /* sorted by gpa */
+	size_t region_count;
+	struct pvclock_vcpu **vcpus; /* sorted by index */
+	size_t vcpu_count, vcpu_room;
+	uint64_t wall_clock_msr;
+	bool has_line, paused;
+	struct pvclock_line line;
+	struct pvclock_tsc_transform reference;
+	struct pvclock_slope host; /* ns per host tick */
+	struct pvclock_reason unstable;
+};
+
+/* All with the lock held. */
+bool vm_find_place(struct pvclock_vm *vm, uint64_t gpa, uint64_t size, struct place *place);
+void vm_mark_dirty(const struct place *place, uint64_t size);
+void vm_resolve(struct pvclock_vcpu *vcpu);          /* looks vcpu's page up again */
+void vm_judge_stability(struct pvclock_vm *vm);
+bool vm_publish_vcpu(struct pvclock_vcpu *vcpu);     /* true if a page was written */
+size_t vm_publish_all(struct pvclock_vm *vm);
+void vm_set_line(struct pvclock_vm *vm, const struct pvclock_line *line, const struct pvclock_tsc_transform *reference,
+		 const struct pvclock_slope *host);
+const struct pvclock_line *vcpu_line(struct pvclock_vcpu *vcpu);
+uint64_t vm_system_time(struct pvclock_vm *vm, struct pvclock_host_tsc at);
+
+static inline bool tsc_same_rate(const struct pvclock_tsc_transform *a, const struct pvclock_tsc_transform *b)
+{
+	return a->frac_bits == b->frac_bits && a->ratio == b->ratio;
+}
+
+#endif
