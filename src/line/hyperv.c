@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/* hyperv.c - a line in the form of Hyper-V's reference TSC page (TLFS 12.7), and back. A unit is 100 ns. */
+#include "ratio.h"
+
+#define NS_PER_UNIT 100
+
+bool pvclock_line_to_hyperv(const struct pvclock_line *line, struct pvclock_hyperv_line *hyperv)
+{
+	struct wide slope, product;
+	word scale, units, ns, rest;
+
+	if (!pvclock_line_valid(line))
+		return false;
+	/* mul * 2^(shift - 32) * 2^64 / 100; a shift of 1 ... 63 */
+	slope = wide_shifted((word)line->mul, (unsigned int)(line->shift + MUL_BITS));
+	if (slope.hi >= NS_PER_UNIT)
+		return false;
+	scale = wide_div(slope, NS_PER_UNIT, &rest);
+	if (rest >= NS_PER_UNIT / 2)
+		scale++;
+	if (scale == 0) /* too flat, or rounded up to 2^64 */
+		return false;
+
+	/*
+	 * With p = tsc * scale / 2^64, the page reads floor(t * scale / 2^64) + offset. That is within (-1, 1) of the line if
+	 * offset - (ns / 100 - p) is in [0, 1), so: offset = ceil(ns / 100 - p) = units - floor(p) + 1 if rest/100 >
+	 * p's fraction, else + 0; and a whole ns is above a fraction of 100 ns if it is above its floor.
+	 */
+	units = wide_div(wide_make(0, (word)line->ns), NS_PER_UNIT, &ns);
+	product = wide_mul((word)line->tsc, scale);
+	units -= product.hi;
+	if (ns > wide_mul(product.lo, NS_PER_UNIT).hi)
+		units++;
+	hyperv->scale = scale;
+	hyperv->offset = (int64_t)units;
+	return true;
+}
+
+bool pvclock_line_from_hyperv(const struct pvclock_hyperv_line *hyperv, uint64_t ticks, struct pvclock_line *line)
+{
+	struct wide product = wide_mul((word)ticks, (word)hyperv->scale);
+	struct wide ns = wide_mul((word)(product.hi + (uint64_t)hyperv->offset), NS_PER_UNIT);
+	word fraction = wide_mul(product.lo, NS_PER_UNIT).hi;
+	struct wide mantissa = wide_mul((word)hyperv->scale, NS_PER_UNIT);
+	struct pvclock_slope slope = { .mantissa = 0, .exponent = -WORD_BITS };
+
+	if (ns.hi || ns.lo > WORD_MAX - fraction)
+		return false;
+	/*
+	 * Up to 7 bits do not fit. The last one kept says that something was dropped, so that pvclock_line_make,
+	 * which has bits to spare, still rounds the whole value, and only once.
+	 */
+	while (mantissa.hi) {
+		word dropped = mantissa.lo & 1;
+
+		mantissa = wide_right(mantissa, 1);
+		mantissa.lo |= dropped;
+		slope.exponent++;
+	}
+	slope.mantissa = mantissa.lo;
+	return pvclock_line_make(line, ticks, ns.lo + fraction, &slope, NULL);
+}
