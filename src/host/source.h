@@ -98,6 +98,7 @@ extern const struct pvclock_source_kind pvclock_source_tsc;
 /* For the best estimate: a line fitted through the middles of the narrowest brackets (Welford's running form). */
 struct pvclock_fit {
 	struct pvclock_sample origin;
+	uint64_t width; /* the narrowest bracket in it, ticks */
 	double mean_ticks, mean_ns, variance, covariance;
 	double count;
 };

@@ -8,6 +8,13 @@
 #define NS_PER_KILOCYCLE 1000000u
 #define SECONDS_TIMES_SCALE 600000u
 
+/*
+ * Linux rounds mult, so that 1/slope lies up to khz / (2 mult) from the kHz it was made of: less than 2 up to KHZ_MAX, where
+ * the headroom takes another bit from mult. No TSC is as fast as that.
+ */
+#define KHZ_ROUNDING 2u
+#define KHZ_MAX 7000000u
+
 /* A range of kHz that is narrow enough to ask Linux's rule about each of them. */
 #define KHZ_RANGE_MAX 64u
 
@@ -122,21 +129,18 @@ void pvclock_kernel_mult_shift(uint32_t khz, uint32_t *mult, unsigned int *shift
 bool pvclock_prover_shift(const struct pvclock_prover *prover, unsigned int *shift)
 {
 	const struct pvclock_bound *above = &prover->above, *below = &prover->below;
+	pvclock_u128 slowest, fastest;
 	uint64_t low, high;
 	unsigned int finest = 0;
 
 	if (above->ns == 0 || below->ticks == 0)
 		return false;
-	/* Linux rounds mult, so a slope may belong to a kHz next to it: at most (khz / mult) / 2 < 1 away below 5.7 GHz */
-	{
-		pvclock_u128 slowest = (pvclock_u128)below->ticks * NS_PER_KILOCYCLE / below->ns;
-		pvclock_u128 fastest = (pvclock_u128)above->ticks * NS_PER_KILOCYCLE / above->ns + 1;
-
-		if (slowest < 2 || fastest >= UINT32_MAX)
-			return false;
-		low = (uint64_t)slowest - 1;
-		high = (uint64_t)fastest + 1;
-	}
+	slowest = (pvclock_u128)below->ticks * NS_PER_KILOCYCLE / below->ns;
+	fastest = (pvclock_u128)above->ticks * NS_PER_KILOCYCLE / above->ns + 1;
+	if (slowest <= KHZ_ROUNDING || fastest > KHZ_MAX)
+		return false;
+	low = (uint64_t)slowest - KHZ_ROUNDING;
+	high = (uint64_t)fastest + KHZ_ROUNDING;
 	if (high < low || high - low > KHZ_RANGE_MAX)
 		return false;
 	for (uint64_t khz = low; khz <= high; khz++) {
@@ -158,9 +162,9 @@ bool pvclock_kernel_reduce(uint32_t *mult, unsigned int *shift)
 	if (*mult == 0)
 		return false;
 	khz = (uint64_t)((((pvclock_u128)NS_PER_KILOCYCLE << *shift) + *mult / 2) / *mult);
-	if (khz < 2 || khz >= UINT32_MAX - 1)
+	if (khz <= KHZ_ROUNDING || khz > KHZ_MAX)
 		return false;
-	for (uint64_t near = khz - 1; near <= khz + 1; near++) {
+	for (uint64_t near = khz - KHZ_ROUNDING; near <= khz + KHZ_ROUNDING; near++) {
 		unsigned int kernel_shift;
 		uint32_t kernel_mult;
 
