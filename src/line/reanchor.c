@@ -55,13 +55,12 @@ static void exact_ns(const struct pvclock_line *line, uint64_t ticks, word *ns, 
 bool pvclock_line_continue(const struct pvclock_line *old, uint64_t old_ticks, uint64_t new_ticks,
 			   const struct pvclock_slope *slope, struct pvclock_line *next, uint64_t *loss)
 {
-	struct pvclock_line line;
 	word ns, fraction, rest;
 
 	if (!pvclock_line_valid(old))
 		return false;
-	exact_ns(old, old_ticks, &ns, &fraction);
-	if (!pvclock_line_make(&line, new_ticks, ns, slope, NULL))
+	exact_ns(old, old_ticks, &ns, &fraction); /* from here on *next may be *old */
+	if (!pvclock_line_make(next, new_ticks, ns, slope, NULL))
 		return false;
 
 	/*
@@ -69,17 +68,16 @@ bool pvclock_line_continue(const struct pvclock_line *old, uint64_t old_ticks, u
 	 * tick is lost. With a positive shift a tick is at least 1 ns (mul >= 2^31), longer than any fraction.
 	 */
 	rest = fraction;
-	if (line.shift <= 0) {
-		word tick = (word)((word)line.mul << (MUL_BITS - 1 + line.shift));
+	if (next->shift <= 0) {
+		word tick = (word)((word)next->mul << (MUL_BITS - 1 + next->shift));
 		word back = wide_div(wide_make(0, fraction), tick, &rest);
 
 		if (back > new_ticks) {
 			back = (word)new_ticks;
 			rest = (word)(fraction - back * tick);
 		}
-		line.tsc = new_ticks - back;
+		next->tsc = new_ticks - back;
 	}
-	*next = line;
 	if (loss)
 		*loss = ((uint64_t)rest + (((word)1 << (MUL_BITS - 1)) - 1)) >> (MUL_BITS - 1);
 	return true;
