@@ -43,6 +43,12 @@ int pvclock_vm_remove_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint
  */
 size_t pvclock_vm_take_dirty(struct pvclock_vm *vm, struct pvclock_gpa *pages, size_t count);
 
+/*
+ * Reads a pvclock page in guest memory, whoever writes it. 0; -EFAULT: not in guest memory or not aligned; -EAGAIN: its version
+ * keeps changing; -EINVAL: not a line (never written).
+ */
+int pvclock_vm_read_page(struct pvclock_vm *vm, struct pvclock_gpa gpa, struct pvclock_snapshot *out);
+
 /* --- vCPUs ----------------------------------------------------------------------------- */
 
 /* index: the VMM's own number, unique in the VM. 0, -EEXIST, -ENOMEM. */

@@ -157,3 +157,19 @@ int pvclock_vm_remove_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint
 	pthread_mutex_unlock(&vm->lock);
 	return error;
 }
+
+int pvclock_vm_read_page(struct pvclock_vm *vm, struct pvclock_gpa gpa, struct pvclock_snapshot *out)
+{
+	enum pvclock_read result = PVCLOCK_READ_INVALID;
+	struct place place;
+	bool found;
+
+	pthread_mutex_lock(&vm->lock);
+	found = vm_find_place(vm, gpa.address, sizeof(struct pvclock_page), &place);
+	if (found)
+		result = pvclock_page_read(place.host, out);
+	pthread_mutex_unlock(&vm->lock);
+	if (!found)
+		return -EFAULT;
+	return result == PVCLOCK_READ_OK ? 0 : result == PVCLOCK_READ_BUSY ? -EAGAIN : -EINVAL;
+}

@@ -50,7 +50,7 @@ static int wall_clock_now(struct pvclock_vm *vm, uint64_t *epoch_ns)
 static int write_wall_clock(struct pvclock_vm *vm, uint64_t value)
 {
 	struct place place;
-	uint64_t epoch_ns;
+	uint64_t epoch_ns = 0;
 
 	if (value % 4 != 0)
 		return -EINVAL;

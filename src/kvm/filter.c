@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * filter.c - one MSR filter for two owners. KVM has one filter per VM and KVM_X86_SET_MSR_FILTER replaces it (api.rst 4.97), so
+ * ours and the VMM's are merged: their answer for every MSR but ours, for which both accesses are denied to the kernel.
+ *
+ * Ranges are not made to overlap (kernels differ on whether they may): where one of theirs covers our MSR, its bit is cleared in a
+ * copy; what is covered by none of theirs gets a range of its own, unless their default denies it already.
+ */
+#include "kvm.h"
+#include "../host/reason.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define RANGE_MSRS_MAX (0x600u * 8) /* KVM_MSR_FILTER_MAX_BITMAP_SIZE */
+#define ACCESS ((uint32_t)(KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE))
+
+/* The registration MSRs, in pairs of neighbours. */
+static const uint32_t our_pairs[] = { PVCLOCK_MSR_WALL_CLOCK_OLD, PVCLOCK_MSR_WALL_CLOCK };
+#define OUR_PAIRS (sizeof(our_pairs) / sizeof(*our_pairs))
+
+static size_t bitmap_size(const struct kvm_msr_filter_range *range)
+{
+	return (range->nmsrs + 7u) / 8u;
+}
+
+static int check(const struct kvm_msr_filter *theirs, struct pvclock_reason *reason)
+{
+	size_t i;
+
+	for (i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++) {
+		const struct kvm_msr_filter_range *range = &theirs->ranges[i];
+
+		if (range->nmsrs == 0)
+			continue;
+		if (range->nmsrs > RANGE_MSRS_MAX || !range->bitmap || (range->flags & ~ACCESS) ||
+		    range->nmsrs - 1 > UINT32_MAX - range->base) {
+			pvclock_reason_set(reason, PVCLOCK_REASON_OS,
+					   "Range %zu of the VMM's own MSR filter is not one that KVM takes "
+					   "(base 0x%x, %u MSRs, flags 0x%x).", i, range->base, range->nmsrs, range->flags);
+			return -EINVAL;
+		}
+	}
+	return 0;
+}
+
+static bool covers(const struct kvm_msr_filter_range *range, uint32_t msr)
+{
+	return msr >= range->base && msr - range->base < range->nmsrs;
+}
+
+/* Clears msr's bit wherever it is covered, and returns the accesses that are not covered by any range. */
+static uint32_t deny_covered(struct kvm_msr_filter *filter, uint32_t msr)
+{
+	uint32_t open = ACCESS;
+	size_t i;
+
+	for (i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++) {
+		struct kvm_msr_filter_range *range = &filter->ranges[i];
+
+		if (!covers(range, msr))
+			continue;
+		range->bitmap[(msr - range->base) / 8] &= (uint8_t)~(1u << ((msr - range->base) % 8));
+		open &= ~range->flags;
+	}
+	return open;
+}
+
+static bool add_range(struct kvm_msr_filter *filter, uint32_t base, uint32_t count, uint32_t access, uint8_t *bitmap)
+{
+	size_t i;
+
+	for (i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++) {
+		if (filter->ranges[i].nmsrs != 0)
+			continue;
+		filter->ranges[i] = (struct kvm_msr_filter_range){
+			.flags = access, .nmsrs = count, .base = base, .bitmap = bitmap };
+		return true;
+	}
+	return false;
+}
+
+int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock_msr_filter *merged,
+			     struct pvclock_reason *reason)
+{
+	struct kvm_msr_filter filter = { 0 };
+	uint8_t *bitmaps, *next;
+	size_t size = 1, i; /* one byte of zeros for the ranges of our own */
+
+	pvclock_reason_clear(reason);
+	if (theirs) {
+		int error = check(theirs, reason);
+
+		if (error)
+			return error;
+		filter = *theirs;
+	}
+	for (i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++)
+		size += bitmap_size(&filter.ranges[i]);
+	bitmaps = calloc(1, size);
+	if (!bitmaps)
+		return -ENOMEM;
+	next = bitmaps + 1;
+	for (i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++) {
+		struct kvm_msr_filter_range *range = &filter.ranges[i];
+
+		if (range->nmsrs == 0)
+			continue;
+		memcpy(next, range->bitmap, bitmap_size(range));
+		range->bitmap = next;
+		next += bitmap_size(range);
+	}
+	for (i = 0; i < OUR_PAIRS; i++) {
+		uint32_t open[2] = { deny_covered(&filter, our_pairs[i]), deny_covered(&filter, our_pairs[i] + 1) };
+		bool fits = true;
+
+		if (filter.flags & KVM_MSR_FILTER_DEFAULT_DENY)
+			continue;
+		if (open[0] && open[0] == open[1]) {
+			fits = add_range(&filter, our_pairs[i], 2, open[0], bitmaps);
+		} else {
+			if (open[0])
+				fits = add_range(&filter, our_pairs[i], 1, open[0], bitmaps);
+			if (open[1])
+				fits = fits && add_range(&filter, our_pairs[i] + 1, 1, open[1], bitmaps);
+		}
+		if (!fits) {
+			free(bitmaps);
+			pvclock_reason_set(reason, PVCLOCK_REASON_MSR_FILTER_FULL,
+					   "The VMM's MSR filter uses all of KVM's %d ranges and leaves none for MSR 0x%x; "
+					   "join two of its ranges.", KVM_MSR_FILTER_MAX_RANGES, our_pairs[i]);
+			return -ENOSPC;
+		}
+	}
+	merged->filter = filter;
+	merged->bitmaps = bitmaps;
+	return 0;
+}
+
+void pvclock_msr_filter_clear(struct pvclock_msr_filter *merged)
+{
+	free(merged->bitmaps);
+	*merged = (struct pvclock_msr_filter){ 0 };
+}

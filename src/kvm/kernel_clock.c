@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kernel_clock.c - where the kernel publishes the pages (steer and stock mode): learning its line from what the guest itself sees,
+ * and carrying the guest's registrations through the kernel's MSRs.
+ */
+#include "kvm.h"
+#include "../host/reason.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+int kvm_get_clock(const struct pvclock_kvm *kvm, struct kvm_clock *clock)
+{
+	int error;
+
+	*clock = (struct kvm_clock){ 0 };
+	error = kvm_ioctl(kvm, kvm->vm_fd, KVM_GET_CLOCK, clock);
+	return error < 0 ? error : 0;
+}
+
+int kvm_set_clock(const struct pvclock_kvm *kvm, uint64_t ns)
+{
+	struct kvm_clock clock = { .clock = ns };
+	int error = kvm_ioctl(kvm, kvm->vm_fd, KVM_SET_CLOCK, &clock);
+
+	return error < 0 ? error : 0;
+}
+
+int kvm_get_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *value)
+{
+	struct kvm_one_msr one = { .nmsrs = 1, .entry = { .index = msr } };
+	int count = kvm_ioctl(kvm, vcpu->fd, KVM_GET_MSRS, &one);
+
+	if (count != 1)
+		return count < 0 ? count : -ENOENT;
+	*value = one.entry.data;
+	return 0;
+}
+
+int kvm_set_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t value)
+{
+	struct kvm_one_msr one = { .nmsrs = 1, .entry = { .index = msr, .data = value } };
+	int count = kvm_ioctl(kvm, vcpu->fd, KVM_SET_MSRS, &one);
+
+	if (count != 1)
+		return count < 0 ? count : -ENOENT;
+	return 0;
+}
+
+/* What the guest reads: the page that the kernel wrote for the first vCPU. */
+static int line_from_page(struct pvclock_kvm *kvm, struct pvclock_line *line)
+{
+	struct pvclock_snapshot snapshot;
+	uint64_t msr;
+	int error;
+
+	error = kvm_get_msr(kvm, &kvm->vcpus[0], PVCLOCK_MSR_SYSTEM_TIME, &msr);
+	if (error)
+		return error;
+	if (!(msr & PVCLOCK_MSR_ENABLE))
+		return -ENODATA;
+	error = pvclock_vm_read_page(kvm->vm, (struct pvclock_gpa){ msr & ~(uint64_t)PVCLOCK_MSR_ENABLE }, &snapshot);
+	if (error == 0)
+		*line = snapshot.line;
+	return error;
+}
+
+/* What a guest without a page would read: the kernel's arithmetic, through KVM_GET_CLOCK. */
+static int line_from_clock(struct pvclock_kvm *kvm, struct pvclock_line *line)
+{
+	struct pvclock_tsc_transform transform;
+	struct kvm_clock clock;
+	int khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
+	int error = kvm_get_clock(kvm, &clock);
+
+	if (error)
+		return error;
+	if (!(clock.flags & KVM_CLOCK_HOST_TSC) || khz <= 0)
+		return -ENODATA;
+	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &transform);
+	if (!pvclock_line_make_kvm(line, pvclock_tsc_to_guest(&transform, (struct pvclock_host_tsc){ clock.host_tsc }).ticks,
+				   clock.clock, (uint32_t)khz))
+		return -EINVAL;
+	return 0;
+}
+
+/*
+ * Follows the kernel: the engine's line becomes what the guest reads now. A line that already says the same to 1 ns
+ * stays, so that one nanosecond an event does not add up.
+ */
+int kernel_clock_learn(struct pvclock_kvm *kvm)
+{
+	struct pvclock_tsc_transform transform;
+	struct pvclock_line line, known;
+	struct pvclock_slope slope, known_slope;
+	int error;
+
+	if (kvm->vcpu_count == 0)
+		return -ENODATA;
+	error = line_from_page(kvm, &line);
+	if (error)
+		error = line_from_clock(kvm, &line);
+	if (error)
+		return error;
+	if (pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &known) == 0 && pvclock_slope_from_line(&line, &slope) &&
+	    pvclock_slope_from_line(&known, &known_slope) && pvclock_slope_difference(&slope, &known_slope) == 0) {
+		uint64_t now;
+		int64_t apart;
+
+		pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &transform);
+		now = pvclock_tsc_to_guest(&transform, kvm->os->ops->read_tsc(kvm->os->ctx)).ticks;
+		apart = (int64_t)(pvclock_line_ns(&line, now) - pvclock_line_ns(&known, now));
+		if (apart >= -1 && apart <= 1)
+			return 0;
+	}
+	return pvclock_vcpu_set_line(kvm->vcpus[0].vcpu, &line);
+}
+
+/* The kernel keeps what the guest registered; the engine's own copy is empty, so it never writes these pages. */
+int kernel_clock_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
+{
+	uint32_t i;
+	size_t v;
+
+	for (i = 0; i < record->vcpu_count; i++) {
+		for (v = 0; v < kvm->vcpu_count; v++) {
+			if (pvclock_vcpu_index(kvm->vcpus[v].vcpu) != record->vcpus[i].index)
+				continue;
+			kvm_get_msr(kvm, &kvm->vcpus[v], PVCLOCK_MSR_SYSTEM_TIME, &record->vcpus[i].system_time_msr);
+			if (i == 0)
+				kvm_get_msr(kvm, &kvm->vcpus[v], PVCLOCK_MSR_WALL_CLOCK, &record->wall_clock_msr);
+		}
+	}
+	return 0;
+}
+
+int kernel_clock_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
+{
+	uint64_t now;
+	uint32_t i;
+	size_t v;
+	int error;
+
+	/* The kernel fills the wall clock's page from its clock when the MSR is set: the clock first. */
+	error = pvclock_vm_now(kvm->vm, &now);
+	if (error == 0)
+		error = kvm_set_clock(kvm, now);
+	for (i = 0; error == 0 && i < record->vcpu_count; i++) {
+		const struct pvclock_record_vcpu *saved = &record->vcpus[i];
+
+		for (v = 0; v < kvm->vcpu_count; v++) {
+			if (pvclock_vcpu_index(kvm->vcpus[v].vcpu) != saved->index)
+				continue;
+			error = kvm_set_msr(kvm, &kvm->vcpus[v],
+					    saved->old_msrs ? PVCLOCK_MSR_SYSTEM_TIME_OLD : PVCLOCK_MSR_SYSTEM_TIME,
+					    saved->system_time_msr);
+			if (error == 0 && i == 0 && record->wall_clock_msr)
+				error = kvm_set_msr(kvm, &kvm->vcpus[v], PVCLOCK_MSR_WALL_CLOCK, record->wall_clock_msr);
+		}
+	}
+	if (error)
+		pvclock_reason_set(reason, PVCLOCK_REASON_OS, "KVM did not take the guest's clock registration (error %d); "
+				   "try own mode, which does not need it.", -error);
+	return error;
+}
+
+/* KVM_KVMCLOCK_CTRL fails for a vCPU that registered no page, and need not do anything for it. */
+void kernel_clock_mark_stopped(struct pvclock_kvm *kvm)
+{
+	size_t i;
+
+	for (i = 0; i < kvm->vcpu_count; i++)
+		kvm_ioctl(kvm, kvm->vcpus[i].fd, KVM_KVMCLOCK_CTRL, NULL);
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kvm.h (private) - the binding's state, and the table that makes a mode: own.c, steer.c and stock.c each fill one.
+ * attach.c picks one and forwards.
+ */
+#ifndef KVM_KVM_H
+#define KVM_KVM_H
+
+#include "uapi.h"
+
+#include <pvclock/kvm.h>
+
+struct kvm_vcpu {
+	struct pvclock_vcpu *vcpu;
+	int fd;
+};
+
+struct kvm_mode {
+	enum pvclock_mode mode;
+	/* Each may be NULL: nothing to do. All but handle_msr with every vCPU out of guest mode. */
+	int (*attach)(struct pvclock_kvm *kvm, const struct pvclock_kvm_config *config, struct pvclock_reason *reason);
+	void (*detach)(struct pvclock_kvm *kvm);
+	int (*start)(struct pvclock_kvm *kvm, const struct pvclock_slope *host);
+	int (*handle_msr)(struct pvclock_vcpu *vcpu, struct kvm_run *run);
+	int (*pause)(struct pvclock_kvm *kvm);
+	int (*resume)(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason);
+	int (*save)(struct pvclock_kvm *kvm, struct pvclock_record *record);
+	int (*restore)(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason);
+};
+
+extern const struct kvm_mode kvm_mode_own, kvm_mode_steer, kvm_mode_stock;
+
+struct pvclock_kvm {
+	const struct pvclock_os *os;
+	struct pvclock_vm *vm;
+	int vm_fd;
+	const struct kvm_mode *mode;
+	struct kvm_vcpu *vcpus;
+	size_t vcpu_count;
+	int64_t moved_ticks; /* by a restore, to be told by the next resume */
+	/* own: what the VMM had set, to be put back at detach */
+	uint64_t user_space_msr_mask;
+	struct pvclock_msr_filter theirs;
+	/* stock: KVM_GET_CLOCK at the pause */
+	struct kvm_clock paused;
+};
+
+static inline int kvm_ioctl(const struct pvclock_kvm *kvm, int fd, unsigned long request, void *arg)
+{
+	return kvm->os->ops->ioctl(kvm->os->ctx, fd, request, arg);
+}
+
+int kvm_get_clock(const struct pvclock_kvm *kvm, struct kvm_clock *clock);
+int kvm_set_clock(const struct pvclock_kvm *kvm, uint64_t ns);
+int kvm_get_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *value);
+int kvm_set_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t value);
+
+/* tsc.c */
+int kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset);
+int kvm_read_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, const struct pvclock_slope *host);
+/* kernel_clock.c: what steer and stock share: the kernel publishes, and the engine follows it */
+int kernel_clock_learn(struct pvclock_kvm *kvm);
+int kernel_clock_save(struct pvclock_kvm *kvm, struct pvclock_record *record);
+int kernel_clock_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason);
+void kernel_clock_mark_stopped(struct pvclock_kvm *kvm);
+
+#endif

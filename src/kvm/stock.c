@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * stock.c - what a VMM gets from KVM without this library, for comparison: KVM_GET_CLOCK when the VM stops, KVM_SET_CLOCK with flags 0 and the same
+ * value when it goes on, KVM_KVMCLOCK_CTRL on each vCPU (QEMU hw/i386/kvm/clock.c). Deliberately not improved.
+ */
+#include "kvm.h"
+#include "../host/reason.h"
+
+#include <errno.h>
+
+static int stock_pause(struct pvclock_kvm *kvm)
+{
+	int error = kvm_get_clock(kvm, &kvm->paused);
+
+	/* The line is only learnt so that a record can hold it; nothing here depends on it. */
+	if (error == 0)
+		kernel_clock_learn(kvm);
+	return error;
+}
+
+static int stock_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason)
+{
+	int error = kvm_set_clock(kvm, kvm->paused.clock);
+
+	correction->tries = 1;
+	if (error)
+		pvclock_reason_set(reason, PVCLOCK_REASON_OS, "KVM refused to set its clock (error %d).", -error);
+	pvclock_vm_resume(kvm->vm);
+	kernel_clock_mark_stopped(kvm);
+	return error;
+}
+
+static int stock_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
+{
+	if (kvm->paused.flags & KVM_CLOCK_HOST_TSC) { /* what KVM_GET_CLOCK said at the pause, and when */
+		record->at.ticks = kvm->paused.host_tsc;
+		record->system_time = pvclock_line_ns(&record->line,
+						      pvclock_tsc_to_guest(&record->reference, record->at).ticks);
+	}
+	return kernel_clock_save(kvm, record);
+}
+
+static int stock_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
+{
+	kvm->paused = (struct kvm_clock){ .clock = record->system_time };
+	return kernel_clock_restore(kvm, record, reason);
+}
+
+const struct kvm_mode kvm_mode_stock = {
+	.mode = PVCLOCK_MODE_STOCK,
+	.pause = stock_pause,
+	.resume = stock_resume,
+	.save = stock_save,
+	.restore = stock_restore,
+};

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tsc.c - a vCPU's TSC as it really runs. An offset that was written is never trusted: some KVMs (nested in software) accept it
+ * and go on as before, so it is read back and the engine is given what holds.
+ */
+#include "kvm.h"
+#include "../host/reason.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+/* Beyond KVM's own tolerance (module parameter tsc_tolerance_ppm, 250) a requested rate is scaled, or imitated by catch-up. */
+#define RATE_TOLERANCE_PPM 250u
+
+int kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset)
+{
+	uint64_t value = 0;
+	struct kvm_device_attr attribute = {
+		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&value };
+	int error = os->ops->ioctl(os->ctx, vcpu_fd, KVM_GET_DEVICE_ATTR, &attribute);
+
+	if (error < 0)
+		return error;
+	*offset = value;
+	return 0;
+}
+
+/*
+ * Without the attribute (Linux before 5.16): IA32_TSC between two TSC reads. Good to the bracket; an offset
+ * that may as well be 0 is 0.
+ */
+static int estimate_tsc_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint64_t *offset)
+{
+	const struct pvclock_os *os = kvm->os;
+	uint64_t before = os->ops->read_tsc(os->ctx).ticks, after, guest;
+	int error = kvm_get_msr(kvm, vcpu, MSR_IA32_TSC, &guest);
+
+	if (error)
+		return error;
+	after = os->ops->read_tsc(os->ctx).ticks;
+	if (guest - before <= after - before)
+		*offset = 0;
+	else
+		*offset = guest - (before + (after - before) / 2);
+	return 0;
+}
+
+/* The ratio that KVM has set up for a vCPU of `khz` on a host of `host_khz`: (2^frac x khz) / host_khz, by the CPU's vendor. */
+static void read_ratio(const struct pvclock_kvm *kvm, uint64_t khz, uint64_t host_khz,
+		       struct pvclock_tsc_transform *transform)
+{
+	uint32_t regs[4] = { 0 };
+
+	kvm->os->ops->cpuid(kvm->os->ctx, 0, 0, regs);
+	transform->frac_bits = regs[1] == 0x756e6547u /* "Genu"ineIntel */ ? PVCLOCK_FRAC_BITS_VMX : PVCLOCK_FRAC_BITS_SVM;
+	transform->ratio = (uint64_t)(((unsigned __int128)khz << transform->frac_bits) / host_khz);
+}
+
+int kvm_read_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, const struct pvclock_slope *host)
+{
+	struct pvclock_tsc_transform transform = { 0 };
+	struct pvclock_slope guest;
+	bool catchup = false;
+	int khz = kvm_ioctl(kvm, vcpu->fd, KVM_GET_TSC_KHZ, NULL);
+	int error = kvm_read_tsc_offset(kvm->os, vcpu->fd, &transform.offset);
+
+	if (error)
+		error = estimate_tsc_offset(kvm, vcpu, &transform.offset);
+	if (error)
+		return error;
+	if (host && khz > 0 && pvclock_slope_from_khz((uint64_t)khz, &guest)) {
+		int64_t difference = pvclock_slope_difference(&guest, host);
+		uint64_t host_khz;
+
+		if (llabs(difference) > (INT64_MAX / 1000000 * 2) * (int64_t)RATE_TOLERANCE_PPM) {
+			if (kvm_ioctl(kvm, kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_CONTROL) > 0) {
+				/* 10^6 / (mantissa x 2^exponent): the host's kHz, as KVM rounds it */
+				unsigned __int128 dividend = (unsigned __int128)1000000 << 100;
+
+				host_khz = (uint64_t)((dividend / host->mantissa) >> (100 + host->exponent));
+				read_ratio(kvm, (uint64_t)khz, host_khz, &transform);
+			} else {
+				catchup = true;
+			}
+		}
+	}
+	return pvclock_vcpu_set_tsc(vcpu->vcpu, &transform, catchup);
+}
+
+static const struct kvm_vcpu *find(const struct pvclock_kvm *kvm, const struct pvclock_vcpu *vcpu)
+{
+	size_t i;
+
+	for (i = 0; i < kvm->vcpu_count; i++) {
+		if (kvm->vcpus[i].vcpu == vcpu)
+			return &kvm->vcpus[i];
+	}
+	return NULL;
+}
+
+int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, uint64_t offset,
+			       struct pvclock_reason *reason)
+{
+	struct kvm_device_attr attribute = {
+		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset };
+	const struct kvm_vcpu *found = find(kvm, vcpu);
+	struct pvclock_tsc_transform transform;
+	int written = 0, error;
+
+	pvclock_reason_clear(reason);
+	if (!found)
+		return -ENOENT;
+	/* A write, even of the same value, makes KVM judge its master clock anew: no write without need. */
+	pvclock_vcpu_get_tsc(vcpu, &transform);
+	error = kvm_read_tsc_offset(kvm->os, found->fd, &transform.offset);
+	if (error == 0 && transform.offset == offset)
+		return pvclock_vcpu_set_tsc(vcpu, &transform, false);
+	written = kvm_ioctl(kvm, found->fd, KVM_SET_DEVICE_ATTR, &attribute);
+	if (kvm_read_tsc_offset(kvm->os, found->fd, &transform.offset) != 0) {
+		error = estimate_tsc_offset(kvm, found, &transform.offset);
+		if (error)
+			return error;
+	}
+	error = pvclock_vcpu_set_tsc(vcpu, &transform, false);
+	if (error)
+		return error;
+	if (written >= 0 && transform.offset == offset)
+		return 0;
+	pvclock_reason_set(reason, PVCLOCK_REASON_OFFSET_IGNORED,
+			   "KVM %s a TSC offset of %lld for vCPU %u and runs it with %lld; the clock's line follows instead.",
+			   written < 0 ? "refused" : "accepted", (long long)offset, pvclock_vcpu_index(vcpu),
+			   (long long)transform.offset);
+	return -EOPNOTSUPP;
+}
