@@ -26,51 +26,13 @@ struct pvclock_reading {
 	uint8_t flags;                /* PVCLOCK_TSC_STABLE, PVCLOCK_GUEST_STOPPED */
 };
 
-/*
- * ns = line(tsc) of a page's body, as pvclock_line_ns defines it, with nothing in the way of the usual case: a
- * page that a sane host wrote, and a TSC not 584 years past the anchor. False for an invalid page; *ns is then system_time.
- */
-static inline bool pvclock_body_ns(uint64_t tsc_timestamp, uint64_t system_time, uint32_t mul, int shift, uint64_t tsc,
-				   uint64_t *ns)
-{
-	uint64_t delta = tsc > tsc_timestamp ? tsc - tsc_timestamp : 0;
-	uint64_t low, high;
-
-	*ns = system_time;
-	if (mul == 0 || shift < PVCLOCK_SHIFT_MIN || shift > PVCLOCK_SHIFT_MAX)
-		return false;
-	if (shift < 0) {
-		delta >>= -shift;
-	} else if (delta >> 32 >> (32 - shift) != 0) {
-		/* delta << shift needs more than 64 bits: the general form, which may saturate */
-		struct pvclock_line line = { tsc_timestamp, system_time, mul, (int8_t)shift };
-
-		*ns = pvclock_line_ns(&line, tsc);
-		return true;
-	} else {
-		delta <<= shift;
-	}
-#ifdef __SIZEOF_INT128__
-	low = (uint64_t)((__extension__(unsigned __int128)delta * mul) >> 32);
-	high = 0;
-#else
-	low = (delta & 0xffffffffu) * mul >> 32;
-	high = (delta >> 32) * mul;
-#endif
-	/* high + low < 2^64: it is (delta * mul) >> 32 of a 64-bit and a 32-bit number */
-	*ns = system_time + (high + low);
-	if (*ns < system_time)
-		*ns = UINT64_MAX;
-	return true;
-}
-
 #if defined(__x86_64__) || defined(__i386__)
 
 /*
- * The TSC, after all earlier loads (Intel SDM 2B, RDTSC: "if software requires RDTSC to be executed only after
- * all previous instructions have executed and all previous loads are globally visible, it can execute LFENCE").
- * On AMD that needs LFENCE to be dispatch serializing (APM 2, 3.2.2: always so where CPUID 0x80000021.EAX[2] is set, else
- * by MSR 0xC0011029[1], as every hypervisor in use sets it). On i386: CPUs with SSE2.
+ * The TSC, after all earlier loads (Intel SDM 2B, RDTSC: "If software requires RDTSC to be executed only after all
+ * previous instructions have executed and all previous loads are globally visible, it can execute LFENCE immediately
+ * before RDTSC"). On AMD that needs LFENCE to be dispatch serializing (CPUID 0x80000021.EAX[2], or MSR 0xC0011029[1],
+ * which Linux sets where it is not). On i386: CPUs with SSE2.
  */
 static inline struct pvclock_guest_tsc pvclock_read_tsc(void)
 {
@@ -83,40 +45,83 @@ static inline struct pvclock_guest_tsc pvclock_read_tsc(void)
 }
 
 /*
+ * pvclock_line_ns for a TSC in the two halves that rdtsc gives: the same value, in fewer steps from rdtsc to
+ * the result, because a reader waits for every one of them. (tests/guest holds the two against each other.)
+ *
+ * With s = -shift: (d >> s) * mul >> 32 is the high word of (d without its low s bits) * (mul << (32 - s)), one
+ * multiplication with no shift after it. And because s < 32, the low bits are cleared before the high half is added.
+ */
+static inline uint64_t pvclock_halves_ns(const struct pvclock_line *line, uint64_t low, uint64_t high)
+{
+	uint64_t tsc = high << 32 | low;
+#ifdef __SIZEOF_INT128__
+	int shift = line->shift;
+
+	if (__builtin_expect(shift <= 0 && shift >= PVCLOCK_SHIFT_MIN, 1)) {
+		uint64_t mask = UINT64_MAX << -shift, factor = (uint64_t)line->mul << (32 + shift), delta, gain;
+
+		if (__builtin_expect(tsc < line->tsc, 0))
+			return line->ns;
+		/* hidden, or clang makes it a shift to the right and one to the left, both in the way */
+		__asm__("" : "+r"(mask));
+		delta = (high << 32) + ((low - line->tsc) & mask);
+		gain = (uint64_t)((__extension__(unsigned __int128)delta * factor) >> 64);
+		if (__builtin_expect(__builtin_add_overflow(line->ns, gain, &gain), 0)) {
+			/* not empty, or gcc makes it a conditional move, which waits for both */
+			__asm__ __volatile__("");
+			return UINT64_MAX;
+		}
+		return gain;
+	}
+#endif
+	return pvclock_line_ns(line, tsc);
+}
+
+/*
  * Reads the clock: a pure function of (page, TSC). `page` is this CPU's own, 8-byte aligned. Bounded: BUSY after
- * PVCLOCK_READ_TRIES, and then ns, tsc, and flags are 0. An INVALID page gives ns = its system_time.
+ * PVCLOCK_READ_TRIES, and then all of *out is 0. An INVALID page gives ns = its system_time.
  *
  * Inline, because the whole of it costs little more than the lfence and the rdtsc in it; what the caller does not
  * use of *out, the compiler drops.
  *
- * Why it is right: the body's loads and the two loads of version are a sequence count's reader (the argument is in
- * src/page/write.c). The TSC is no part of that; it must only not be older than the body, and lfence sees to that. A CPU may
- * load version for the second time before it executes rdtsc. That is harmless: the body was then the page's at an
- * instant before the TSC was read, and a line holds for every later TSC until the host changes it. The host changes it with all
- * vCPUs out of guest mode, and a VM exit between the two throws the early load away, since rdtsc and the load retire in order.
+ * Why it is right: the loads of version and of the body are a sequence count's reader (the argument is in
+ * src/page/write.c), so the body is that of the version that was loaded first. The TSC is no part of that; it must
+ * only not be older than the line it is put into, and it is not: lfence keeps it behind the first load of version, by
+ * which time that line was published. The body's loads come after it in order to run beside it.
+ *
+ * A CPU may load version for the second time before it executes rdtsc. That is harmless: the line was then the
+ * page's until an instant before the TSC was read, and a line holds for every later TSC until the host changes it. The
+ * host does so with all vCPUs out of guest mode, and a VM exit between the two throws the early load away, since
+ * rdtsc and the load retire in order.
  */
 static inline enum pvclock_read pvclock_read_clock(const struct pvclock_page *page, struct pvclock_reading *out)
 {
 	uint32_t tries;
 
 	for (tries = 0; tries < PVCLOCK_READ_TRIES; tries++) {
-		uint32_t version = pvclock_load_acquire_u32(&page->version);
-		uint64_t tsc_timestamp = pvclock_load_relaxed_u64(&page->tsc_timestamp);
-		uint64_t system_time = pvclock_load_relaxed_u64(&page->system_time);
-		uint32_t mul = pvclock_load_relaxed_u32(&page->tsc_to_system_mul);
+		struct pvclock_line line;
+#ifdef __x86_64__
+		uint64_t low, high; /* rdtsc clears the upper halves */
+#else
+		uint32_t low, high;
+#endif
+		uint32_t version = pvclock_load_acquire_u32(&page->version), tail;
+
+		__asm__ __volatile__("lfence\n\trdtsc" : "=a"(low), "=d"(high) : : "memory");
+		line.tsc = pvclock_load_relaxed_u64(&page->tsc_timestamp);
+		line.ns = pvclock_load_relaxed_u64(&page->system_time);
+		line.mul = pvclock_load_relaxed_u32(&page->tsc_to_system_mul);
 		/* tsc_shift, flags, and padding: one word */
-		uint32_t tail = pvclock_load_relaxed_u32((const char *)page + offsetof(struct pvclock_page, tsc_shift));
-		struct pvclock_guest_tsc tsc = pvclock_read_tsc();
+		tail = pvclock_load_relaxed_u32((const char *)page + offsetof(struct pvclock_page, tsc_shift));
+		line.shift = (int8_t)(tail & 0xff);
 
 		pvclock_fence_acquire();
 		if (__builtin_expect((version & 1) == 0 && pvclock_load_relaxed_u32(&page->version) == version, 1)) {
-			bool valid = pvclock_body_ns(tsc_timestamp, system_time, mul, (int8_t)(tail & 0xff), tsc.ticks,
-						     &out->ns);
-
-			out->tsc = tsc;
+			out->ns = pvclock_halves_ns(&line, low, high);
+			out->tsc.ticks = (uint64_t)high << 32 | low;
 			out->version = version;
 			out->flags = (uint8_t)(tail >> 8);
-			return valid ? PVCLOCK_READ_OK : PVCLOCK_READ_INVALID;
+			return pvclock_line_valid(&line) ? PVCLOCK_READ_OK : PVCLOCK_READ_INVALID;
 		}
 		pvclock_relax();
 	}
