@@ -15,8 +15,9 @@ static struct pvclock_host_tsc read_tsc(void *ctx)
 
 	(void)ctx;
 	/*
-	 * RDTSC is not ordered by itself (Intel SDM 2B, RDTSC). The first LFENCE lets every earlier load finish, the second
-	 * keeps every later one behind. Linux makes LFENCE dispatch-serialising on AMD as well (MSR 0xC0011029 bit 1).
+	 * RDTSC is not ordered by itself (Intel SDM 2B, RDTSC). The first LFENCE lets every earlier load finish, the
+	 * second keeps every later one behind. Linux makes LFENCE dispatch-serialising on AMD as well (MSR 0xC0011029
+	 * bit 1).
 	 */
 	__asm__ volatile("lfence\n\trdtsc\n\tlfence" : "=a"(low), "=d"(high) : : "memory");
 	return (struct pvclock_host_tsc){ .ticks = (uint64_t)high << 32 | low };

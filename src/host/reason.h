@@ -6,8 +6,8 @@
 #include <pvclock/reason.h>
 
 /*
- * Stores the code and its sentence (cut off, never overrun, if it is longer than PVCLOCK_REASON_TEXT); does nothing if reason is NULL.
- * Returns 0, so that it never stands between a caller and the error that it has to return.
+ * Stores the code and its sentence (cut off, never overrun, if it is longer than PVCLOCK_REASON_TEXT); does nothing if
+ * reason is NULL. Returns 0, so that it never stands between a caller and the error that it has to return.
  */
 __attribute__((format(printf, 3, 4)))
 int pvclock_reason_set(struct pvclock_reason *reason, enum pvclock_reason_code code, const char *format, ...);

@@ -44,8 +44,8 @@ static int read_clocksource(const struct pvclock_os *os, char name[32], struct p
 	ssize_t length = os->ops->read_file(os->ctx, CLOCKSOURCE_CURRENT, text, sizeof(text));
 
 	if (length < 0) {
-		pvclock_reason_set(reason, PVCLOCK_REASON_OS, "Reading " CLOCKSOURCE_CURRENT " failed with error %d: is /sys mounted?",
-				   (int)-length);
+		pvclock_reason_set(reason, PVCLOCK_REASON_OS,
+				   "Reading " CLOCKSOURCE_CURRENT " failed with error %d: is /sys mounted?", (int)-length);
 		return (int)length;
 	}
 	text[strcspn(text, "\n")] = '\0';
@@ -63,8 +63,8 @@ static void explain_clocksource(const struct pvclock_os *os, const char *name, s
 		available[0] = '\0';
 	if (strcmp(name, "tsc-early") == 0) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_CLOCKSOURCE,
-				   "The host kernel keeps time by tsc-early, a TSC rate that it is still refining; it takes tsc within seconds "
-				   "of its boot: try again");
+				   "The host kernel keeps time by tsc-early, a TSC rate that it is still refining; "
+				   "it takes tsc within seconds of its boot: try again");
 		return;
 	}
 	if (strcmp(name, "kvm-clock") == 0 || strncmp(name, "hyperv_clocksource", 18) == 0 || strcmp(name, "xen") == 0)
@@ -74,8 +74,10 @@ static void explain_clocksource(const struct pvclock_os *os, const char *name, s
 	if (has_word(available, "tsc"))
 		way_out = "switch it with: echo tsc > " CLOCKSOURCE_CURRENT;
 	else
-		way_out = "the kernel has given up the TSC or was told to (see: dmesg | grep -i tsc), and offers no tsc to switch to";
-	pvclock_reason_set(reason, PVCLOCK_REASON_CLOCKSOURCE, "The host kernel keeps time by %s, %s; %s", name, is, way_out);
+		way_out = "the kernel has given up the TSC or was told to (see: dmesg | grep -i tsc), and offers no "
+			  "tsc to switch to";
+	pvclock_reason_set(reason, PVCLOCK_REASON_CLOCKSOURCE, "The host kernel keeps time by %s, %s; %s",
+			   name, is, way_out);
 }
 
 int pvclock_source_lose(struct pvclock_source *source, int error, struct pvclock_reason *reason,
@@ -109,8 +111,8 @@ int pvclock_source_check_clocksource(struct pvclock_source *source, struct pvclo
 	/* the old name is what the caller wants to hear of first; the new one is what it can be switched back from */
 	memcpy(source->clocksource, name, sizeof(name));
 	return pvclock_source_lose(source, -ENOTSUP, reason, PVCLOCK_REASON_CLOCKSOURCE,
-				   "The host kernel switched its clocksource from %s to %s, so its clock's line is another one; switch it back with: "
-				   "echo %s > " CLOCKSOURCE_CURRENT " and open the source again",
+				   "The host kernel switched its clocksource from %s to %s, and so to another line; "
+				   "switch back with: echo %s > " CLOCKSOURCE_CURRENT " and open the source again",
 				   source->kind->clocksource, name, source->kind->clocksource);
 }
 
@@ -171,7 +173,7 @@ int pvclock_source_sample(struct pvclock_source *source, struct pvclock_reason *
 	}
 	result = source->kind->sample(source, reason);
 	if (result < 0 && result != -EAGAIN) {
-		/* A switched clocksource is seen first as a slope that fits no longer: name the cause rather than the effect. */
+		/* a switched clocksource is first seen as a slope that fits no longer: name the cause, not the effect */
 		if (source->error < 0)
 			(void)pvclock_source_check_clocksource(source, reason);
 		return result;
@@ -198,7 +200,9 @@ int pvclock_source_learn(struct pvclock_source *source, uint64_t timeout_ns, str
 		if (passed_ns >= timeout_ns)
 			return -ETIMEDOUT;
 		left_ns = timeout_ns - passed_ns;
-		error = source->os->ops->sleep(source->os->ctx, left_ns < LEARN_INTERVAL_NS ? left_ns : LEARN_INTERVAL_NS);
+		if (left_ns > LEARN_INTERVAL_NS)
+			left_ns = LEARN_INTERVAL_NS;
+		error = source->os->ops->sleep(source->os->ctx, left_ns);
 		/* an interrupted sleep only means a sample sooner */
 		if (error < 0 && error != -EINTR) {
 			pvclock_reason_set(reason, PVCLOCK_REASON_OS, "Sleeping failed with error %d", -error);
@@ -207,7 +211,8 @@ int pvclock_source_learn(struct pvclock_source *source, uint64_t timeout_ns, str
 	}
 }
 
-int pvclock_source_assume(struct pvclock_source *source, uint32_t mult, unsigned int shift, struct pvclock_reason *reason)
+int pvclock_source_assume(struct pvclock_source *source, uint32_t mult, unsigned int shift,
+			  struct pvclock_reason *reason)
 {
 	struct pvclock_intercept intercept;
 	struct pvclock_slope slope;
@@ -221,7 +226,8 @@ int pvclock_source_assume(struct pvclock_source *source, uint32_t mult, unsigned
 		return source->error;
 	}
 	if (shift > 63 || !pvclock_slope_from_kernel(mult, shift, &slope)) {
-		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_MISFIT, "%u / 2^%u is no slope of a clock", mult, shift);
+		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_MISFIT,
+				   "%u / 2^%u is no slope of a clock; pass what a proven source reported", mult, shift);
 		return -ENOTSUP;
 	}
 	if (source->proven && pvclock_slope_from_kernel(source->mult, source->shift, &slope)) {
@@ -231,15 +237,18 @@ int pvclock_source_assume(struct pvclock_source *source, uint32_t mult, unsigned
 		if (assumed.mantissa == slope.mantissa && assumed.exponent == slope.exponent)
 			return 0;
 		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_MISFIT,
-				   "The host's slope was proven to be %u / 2^%u and is not %u / 2^%u: the record is of another host or another boot",
+				   "The host's slope was proven to be %u / 2^%u and is not %u / 2^%u: the record is of "
+				   "another host or another boot",
 				   source->mult, source->shift, mult, shift);
 		return -ENOTSUP;
 	}
 	count = pvclock_prover_candidates(&source->prover, shift, &first);
 	pvclock_intercept_from_prover(&intercept, mult, shift, &source->prover);
-	if ((count != UINT64_MAX && (mult < first || mult - first >= count)) || !pvclock_intercept_possible(&intercept)) {
+	if ((count != UINT64_MAX && (mult < first || mult - first >= count)) ||
+	    !pvclock_intercept_possible(&intercept)) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_MISFIT,
-				   "The host's clock does not run with the slope %u / 2^%u: it was proven on another host or another boot", mult, shift);
+				   "The host's clock does not run with the slope %u / 2^%u: it was proven on another "
+				   "host or another boot", mult, shift);
 		return -ENOTSUP;
 	}
 	source->intercept = intercept;
@@ -250,7 +259,10 @@ int pvclock_source_assume(struct pvclock_source *source, uint32_t mult, unsigned
 	return 0;
 }
 
-/* The line through the middle of what the samples leave possible, anchored where its ns begins, so that it loses less than a tick. */
+/*
+ * The line through the middle of what the samples leave possible, anchored where its ns begins, so that it loses less
+ * than a tick.
+ */
 static void make_line(const struct pvclock_source *source, struct pvclock_source_state *state)
 {
 	uint64_t ticks = source->last.before;
@@ -258,7 +270,8 @@ static void make_line(const struct pvclock_source *source, struct pvclock_source
 	pvclock_s128 constant, value, one = (pvclock_s128)1 << source->shift;
 
 	constant = source->intercept.low + (source->intercept.high - source->intercept.low) / 2;
-	value = constant + (pvclock_s128)mult * ticks; /* the clock at `ticks`, times 2^shift: it is near last.ns, so not negative */
+	/* the clock at `ticks`, times 2^shift: near last.ns, so not negative */
+	value = constant + (pvclock_s128)mult * ticks;
 	ticks += (uint64_t)(((one - value % one) % one + mult - 1) / mult);
 	value = constant + (pvclock_s128)mult * ticks;
 	(void)pvclock_line_make(&state->line, ticks, (uint64_t)(value / one), &state->slope, NULL);

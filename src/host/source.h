@@ -50,16 +50,30 @@ struct pvclock_prover {
 };
 
 void pvclock_prover_init(struct pvclock_prover *prover);
-/* The line was broken off (the host slept) and goes on elsewhere with the same slope: forgets the points, keeps the bounds. */
+/*
+ * The line was broken off (the host slept) and goes on elsewhere with the same slope: forgets the points, keeps the
+ * bounds.
+ */
 void pvclock_prover_restart(struct pvclock_prover *prover);
 /* Samples come in the order in which they were taken: before >= the last one's after. */
 void pvclock_prover_add(struct pvclock_prover *prover, const struct pvclock_sample *sample);
-/* How many integers mult satisfy above < mult / 2^shift < below, and the smallest; UINT64_MAX if a bound is missing. shift 0 ... 63. */
+/* False: the bounds contradict each other; no line passes through all samples. */
+bool pvclock_prover_possible(const struct pvclock_prover *prover);
+/*
+ * How many integers mult satisfy above < mult / 2^shift < below, and the smallest; UINT64_MAX if a bound is missing.
+ * shift 0 ... 63.
+ */
 uint64_t pvclock_prover_candidates(const struct pvclock_prover *prover, unsigned int shift, uint32_t *first);
-/* Every slope that Linux could have chosen between the bounds is an integer over 2^*shift. False: the bounds are too wide to say. */
+/*
+ * Every slope that Linux could have chosen between the bounds is an integer over 2^*shift. False: the bounds are too
+ * wide to say, or contradict each other.
+ */
 bool pvclock_prover_shift(const struct pvclock_prover *prover, unsigned int *shift);
 
-/* What Linux computes for a clocksource registered with this kHz (clocks_calc_mult_shift, kernel/time/clocksource.c). khz != 0. */
+/*
+ * What Linux computes for a clocksource registered with this kHz (clocks_calc_mult_shift, kernel/time/clocksource.c).
+ * khz != 0.
+ */
 void pvclock_kernel_mult_shift(uint32_t khz, uint32_t *mult, unsigned int *shift);
 /* Reduces a proven slope to Linux's own integers for it. False: Linux makes no such slope from any kHz. */
 bool pvclock_kernel_reduce(uint32_t *mult, unsigned int *shift);
@@ -84,8 +98,8 @@ bool pvclock_intercept_possible(const struct pvclock_intercept *intercept);
 /* --- the kinds ----------------------------------------------------------------------- */
 
 /*
- * One way to learn a host's line. Linux's tsc clocksource is learned by proving its integers; a page (kvm-clock, Hyper-V)
- * would be read. A kind's functions return what the public ones do.
+ * One way to learn a host's line. Linux's tsc clocksource is learned by proving its integers; a page (kvm-clock,
+ * Hyper-V) would be read. A kind's functions return what the public ones do.
  */
 struct pvclock_source_kind {
 	const char *clocksource;

@@ -9,8 +9,8 @@
 #define SECONDS_TIMES_SCALE 600000u
 
 /*
- * Linux rounds mult, so that 1/slope lies up to khz / (2 mult) from the kHz it was made of: less than 2 up to KHZ_MAX, where
- * the headroom takes another bit from mult. No TSC is as fast as that.
+ * Linux rounds mult, so that 1/slope lies up to khz / (2 mult) from the kHz it was made of: less than 2 up to KHZ_MAX,
+ * where the headroom takes another bit from mult. No TSC is as fast as that.
  */
 #define KHZ_ROUNDING 2u
 #define KHZ_MAX 7000000u
@@ -87,6 +87,11 @@ void pvclock_prover_add(struct pvclock_prover *prover, const struct pvclock_samp
 	hull_add(&prover->floor, sample->after, sample->ns, -1);
 }
 
+bool pvclock_prover_possible(const struct pvclock_prover *prover)
+{
+	return prover->below.ticks == 0 || bound_less(&prover->above, &prover->below);
+}
+
 uint64_t pvclock_prover_candidates(const struct pvclock_prover *prover, unsigned int shift, uint32_t *first)
 {
 	const struct pvclock_bound *above = &prover->above, *below = &prover->below;
@@ -133,7 +138,7 @@ bool pvclock_prover_shift(const struct pvclock_prover *prover, unsigned int *shi
 	uint64_t low, high;
 	unsigned int finest = 0;
 
-	if (above->ns == 0 || below->ticks == 0)
+	if (above->ns == 0 || below->ticks == 0 || !pvclock_prover_possible(prover))
 		return false;
 	slowest = (pvclock_u128)below->ticks * NS_PER_KILOCYCLE / below->ns;
 	fastest = (pvclock_u128)above->ticks * NS_PER_KILOCYCLE / above->ns + 1;
@@ -141,7 +146,7 @@ bool pvclock_prover_shift(const struct pvclock_prover *prover, unsigned int *shi
 		return false;
 	low = (uint64_t)slowest - KHZ_ROUNDING;
 	high = (uint64_t)fastest + KHZ_ROUNDING;
-	if (high < low || high - low > KHZ_RANGE_MAX)
+	if (high - low > KHZ_RANGE_MAX)
 		return false;
 	for (uint64_t khz = low; khz <= high; khz++) {
 		unsigned int one;
@@ -169,7 +174,9 @@ bool pvclock_kernel_reduce(uint32_t *mult, unsigned int *shift)
 		uint32_t kernel_mult;
 
 		pvclock_kernel_mult_shift((uint32_t)near, &kernel_mult, &kernel_shift);
-		/* the same slope, perhaps over a smaller power of two: mult < 2^32 and shift <= 32, so 64 bits hold it */
+		/*
+		 * the same slope, perhaps over a smaller power of two: mult < 2^32 and shift <= 32, so 64 bits hold it
+		 */
 		if (kernel_shift <= *shift && (uint64_t)kernel_mult << (*shift - kernel_shift) == *mult) {
 			*mult = kernel_mult;
 			*shift = kernel_shift;

@@ -8,9 +8,13 @@
 
 /* A bracket that an interrupt or a preemption fell into is wide; one of so many tries is not. */
 #define BRACKET_TRIES 8u
-/* A suspend between a sample and the look at the sleep clock: the sample is taken again. It cannot happen every time. */
+/*
+ * A suspend between a sample and the look at the sleep clock: the sample is taken again. It cannot happen every time.
+ */
 #define SUSPEND_TRIES 4u
-/* How far apart the reads of the two clocks may be before their difference is asked for again. No suspend is as short. */
+/*
+ * How far apart the reads of the two clocks may be before their difference is asked for again. No suspend is as short.
+ */
 #define SLEPT_WINDOW_NS 1000000
 
 /* CPUID leaves: Intel SDM 2A (CPUID), AMD APM 3 E.3 and E.4 */
@@ -39,7 +43,8 @@ static int check(struct pvclock_source *source, struct pvclock_reason *reason)
 	if (regs[2] & CPUID_FEATURES_ECX_HYPERVISOR)
 		return 0;
 	pvclock_reason_set(reason, PVCLOCK_REASON_TSC_NOT_INVARIANT,
-			   "This CPU's TSC is not invariant (CPUID 0x80000007 EDX bit 8 is clear): it may change its rate with the CPU's, "
+			   "This CPU's TSC is not invariant (CPUID 0x80000007 EDX bit 8 is clear): it may change its "
+			   "rate with the CPU's, "
 			   "so no line of it is a clock; use a CPU that has the bit");
 	return -ENOTSUP;
 }
@@ -56,7 +61,8 @@ static int read_clock(struct pvclock_source *source, clockid_t clock, const char
 	}
 	if (__builtin_mul_overflow((int64_t)ts.tv_sec, 1000000000, ns) || __builtin_add_overflow(*ns, ts.tv_nsec, ns) ||
 	    *ns < 0) {
-		pvclock_reason_set(reason, PVCLOCK_REASON_OS, "clock_gettime(%s) gave a time outside 0 to 292 years", name);
+		pvclock_reason_set(reason, PVCLOCK_REASON_OS,
+				   "clock_gettime(%s) gave a time outside 0 to 292 years", name);
 		return -ERANGE;
 	}
 	return 0;
@@ -83,8 +89,8 @@ static int take_bracket(struct pvclock_source *source, struct pvclock_sample *be
 			return error;
 		if (after < before)
 			return pvclock_source_lose(source, -ENOTSUP, reason, PVCLOCK_REASON_TSC_BACKWARDS,
-						   "The host's TSC went back by %" PRIu64 " ticks from one read to the next: "
-						   "its CPUs' TSCs are not in step", before - after);
+						   "The host's TSC went back by %" PRIu64 " ticks from one read to the "
+						   "next: its CPUs' TSCs are not in step", before - after);
 		if (after - before < best_ticks) {
 			best_ticks = after - before;
 			*best = (struct pvclock_sample){ .before = before, .after = after, .ns = (uint64_t)ns };
@@ -143,7 +149,8 @@ static int take_sample(struct pvclock_source *source, struct pvclock_sample *sam
 		/* It did. Whether before or after the brackets is unknown: they are taken again. */
 		*slept = true;
 	}
-	pvclock_reason_set(reason, PVCLOCK_REASON_OS, "The host was suspended again and again while its clock was sampled; try again");
+	pvclock_reason_set(reason, PVCLOCK_REASON_OS, "The host was suspended again and again while its clock was "
+						      "sampled; try again");
 	return -EAGAIN;
 }
 
@@ -155,7 +162,9 @@ static void fit_add(struct pvclock_fit *fit, const struct pvclock_sample *sample
 
 	if (fit->count != 0 && width > fit->width + fit->width / 4)
 		return;
-	/* the first few, before the caches are warm, are wide themselves: forget them once there is a much narrower one */
+	/*
+	 * the first few, before the caches are warm, are wide themselves: forget them once there is a much narrower one
+	 */
 	if (fit->count == 0 || fit->width > width + width / 4)
 		*fit = (struct pvclock_fit){ .origin = *sample, .width = width };
 	if (width < fit->width)
@@ -171,40 +180,51 @@ static void fit_add(struct pvclock_fit *fit, const struct pvclock_sample *sample
 	fit->covariance += from_mean * (ns - fit->mean_ns);
 }
 
+static int misfit(struct pvclock_source *source, struct pvclock_reason *reason)
+{
+	return pvclock_source_lose(source, -ENOTSUP, reason, PVCLOCK_REASON_SLOPE_MISFIT,
+				   "No slope that Linux makes fits CLOCK_MONOTONIC_RAW against the TSC: one of them "
+				   "changed its rate or jumped while it was sampled (a live migration of this machine?); "
+				   "open the source again");
+}
+
+static int unproven(struct pvclock_source *source, struct pvclock_reason *reason)
+{
+	if (source->candidates == UINT64_MAX)
+		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_UNPROVEN,
+				   "The samples do not bound the kernel's slope yet; keep sampling for about a second");
+	else
+		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_UNPROVEN,
+				   "%" PRIu64 " kernel slopes still fit the samples; keep sampling for about a second",
+				   source->candidates);
+	return -EAGAIN;
+}
+
 static int conclude(struct pvclock_source *source, struct pvclock_reason *reason)
 {
 	unsigned int shift;
 	uint32_t mult;
+	int error;
 
 	source->candidates = UINT64_MAX;
-	if (!pvclock_prover_shift(&source->prover, &shift)) {
-		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_UNPROVEN,
-				   "The samples do not bound the kernel's slope yet; keep sampling for about a second");
-		return -EAGAIN;
-	}
-	source->shift = shift;
+	if (!pvclock_prover_possible(&source->prover))
+		return misfit(source, reason);
+	if (!pvclock_prover_shift(&source->prover, &shift))
+		return unproven(source, reason);
 	source->candidates = pvclock_prover_candidates(&source->prover, shift, &mult);
-	if (source->candidates > 1) {
-		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_UNPROVEN,
-				   "%" PRIu64 " kernel slopes still fit the samples; keep sampling for about a second",
-				   source->candidates);
-		return -EAGAIN;
-	}
-	if (source->candidates == 1 && pvclock_kernel_reduce(&mult, &shift)) {
-		pvclock_intercept_from_prover(&source->intercept, mult, shift, &source->prover);
-		/* the samples may have seen another clock: ask what it was before anything is called proven */
-		int error = pvclock_source_check_clocksource(source, reason);
-
-		if (error < 0)
-			return error;
-		source->mult = mult;
-		source->shift = shift;
-		source->proven = true;
-		return 0;
-	}
-	return pvclock_source_lose(source, -ENOTSUP, reason, PVCLOCK_REASON_SLOPE_MISFIT,
-				   "No slope that Linux makes fits CLOCK_MONOTONIC_RAW against the TSC: one of them changed its rate or jumped "
-				   "while it was sampled (a live migration of this machine?); open the source again");
+	if (source->candidates > 1)
+		return unproven(source, reason);
+	if (source->candidates == 0 || !pvclock_kernel_reduce(&mult, &shift))
+		return misfit(source, reason);
+	/* the samples may have seen another clock: ask what it was before anything is called proven */
+	error = pvclock_source_check_clocksource(source, reason);
+	if (error < 0)
+		return error;
+	pvclock_intercept_from_prover(&source->intercept, mult, shift, &source->prover);
+	source->mult = mult;
+	source->shift = shift;
+	source->proven = true;
+	return 0;
 }
 
 static int watch(struct pvclock_source *source, const struct pvclock_sample *sample, bool slept,
@@ -216,8 +236,8 @@ static int watch(struct pvclock_source *source, const struct pvclock_sample *sam
 	if (pvclock_intercept_possible(&source->intercept))
 		return 0;
 	return pvclock_source_lose(source, -ENOTSUP, reason, PVCLOCK_REASON_SLOPE_MISFIT,
-				   "CLOCK_MONOTONIC_RAW no longer follows the TSC with the slope %" PRIu32 " / 2^%u: one of them changed its rate "
-				   "or jumped (a live migration of this machine?); open the source again",
+				   "CLOCK_MONOTONIC_RAW no longer follows the TSC with the slope %" PRIu32 " / 2^%u: one of "
+				   "them changed its rate or jumped (a live migration of this machine?); open the source again",
 				   source->mult, source->shift);
 }
 
@@ -233,7 +253,8 @@ static int sample_tsc(struct pvclock_source *source, struct pvclock_reason *reas
 		source->first_ns = sample.ns;
 	else if (!slept && (sample.before < source->last.after || sample.ns < source->last.ns))
 		return pvclock_source_lose(source, -ENOTSUP, reason, PVCLOCK_REASON_TSC_BACKWARDS,
-					   "The host's TSC or CLOCK_MONOTONIC_RAW went back between two samples: one was set, or this machine was "
+					   "The host's TSC or CLOCK_MONOTONIC_RAW went back between two samples: one "
+					   "was set, or this machine was "
 					   "moved to another host; open the source again");
 	if (slept) {
 		pvclock_prover_restart(&source->prover);

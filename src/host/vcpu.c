@@ -157,7 +157,7 @@ void pvclock_vcpu_get_tsc(const struct pvclock_vcpu *vcpu, struct pvclock_tsc_tr
 	pthread_mutex_unlock(&vcpu->vm->lock);
 }
 
-/* The line seen from a counter that is `ticks` ahead of its own. Exact, but where the anchor would lie before tick 0. */
+/* The line seen from a counter that is `ticks` ahead of its own. Exact; to 1 ns where the anchor would lie before tick 0. */
 static struct pvclock_line line_shifted(struct pvclock_line line, int64_t ticks)
 {
 	uint64_t behind = -(uint64_t)ticks;
@@ -168,12 +168,7 @@ static struct pvclock_line line_shifted(struct pvclock_line line, int64_t ticks)
 		line.tsc += (uint64_t)ticks;
 		return line;
 	}
-	/* A counter that was set back to near 0: the anchor follows losslessly as far as it can, else to tick 0. */
-	pvclock_line_reanchor(&line, behind + (1ull << pvclock_line_period_shift(&line)));
-	if (line.tsc >= behind) {
-		line.tsc -= behind;
-		return line;
-	}
+	/* A counter that was set back to near 0: its tick 0 becomes the anchor, and the clock keeps its value there. */
 	if (pvclock_slope_from_line(&line, &slope) && pvclock_line_continue(&line, behind, 0, &slope, &next, NULL))
 		return next;
 	line.tsc = 0;

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT */
+#include "kvm.h"
+
+#include <pvclock/guest.h>
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <string.h>
+
+uint64_t fake_random(struct fake_kvm *fake)
+{
+	uint64_t z = fake->random += 0x9e3779b97f4a7c15ull; /* splitmix64 */
+
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+	return z ^ (z >> 31);
+}
+
+static void pass(struct fake_kvm *fake)
+{
+	fake->tsc += fake->call_ticks;
+	if (fake->jitter_ticks)
+		fake->tsc += fake_random(fake) % fake->jitter_ticks;
+}
+
+uint64_t fake_kvm_clock(const struct fake_kvm *fake, uint64_t host_tsc)
+{
+	struct pvclock_line line;
+
+	pvclock_line_make_kvm(&line, fake->anchor_tsc, fake->anchor_ns, fake->khz);
+	return pvclock_line_ns(&line, host_tsc);
+}
+
+static struct pvclock_host_tsc fake_read_tsc(void *ctx)
+{
+	struct fake_kvm *fake = ctx;
+
+	fake->tsc += 30;
+	return (struct pvclock_host_tsc){ fake->tsc };
+}
+
+static int fake_clock_gettime(void *ctx, clockid_t clock, struct timespec *ts)
+{
+	struct fake_kvm *fake = ctx;
+	uint64_t ns;
+
+	fake->tsc += 40;
+	ns = (uint64_t)((unsigned __int128)fake->tsc * 1000000 / fake->khz);
+	if (clock == CLOCK_REALTIME)
+		ns += (uint64_t)fake->realtime_ns;
+	ts->tv_sec = (time_t)(ns / 1000000000);
+	ts->tv_nsec = (long)(ns % 1000000000);
+	return 0;
+}
+
+static int device_attr(struct fake_kvm *fake, unsigned long request, struct kvm_device_attr *attribute)
+{
+	uint64_t *value = (uint64_t *)(uintptr_t)attribute->addr;
+
+	if (fake->no_offset)
+		return -ENXIO;
+	if (request == KVM_GET_DEVICE_ATTR) {
+		*value = fake->offset;
+		return 0;
+	}
+	fake->offset_writes++;
+	if (!fake->offset_ignored)
+		fake->offset = *value;
+	return 0;
+}
+
+static int msrs(struct fake_kvm *fake, unsigned long request, void *arg)
+{
+	struct { uint32_t count, pad; struct kvm_msr_entry entry; } *one = arg;
+	uint64_t *place = one->entry.index == PVCLOCK_MSR_SYSTEM_TIME ? &fake->system_time_msr :
+			  one->entry.index == PVCLOCK_MSR_WALL_CLOCK ? &fake->wall_clock_msr : NULL;
+
+	if (request == KVM_GET_MSRS && one->entry.index == 0x10) {
+		one->entry.data = fake->tsc + fake->offset;
+		return 1;
+	}
+	if (!place)
+		return 0;
+	if (request == KVM_GET_MSRS)
+		one->entry.data = *place;
+	else
+		*place = one->entry.data;
+	return 1;
+}
+
+static int fake_ioctl(void *ctx, int fd, unsigned long request, void *arg)
+{
+	struct fake_kvm *fake = ctx;
+	struct kvm_clock_data *clock = arg;
+
+	(void)fd;
+	pass(fake);
+	switch (request) {
+	case KVM_CHECK_EXTENSION:
+		return (uintptr_t)arg == KVM_CAP_TSC_CONTROL ? 0 : 1;
+	case KVM_GET_TSC_KHZ:
+		return (int)fake->khz;
+	case KVM_SET_CLOCK:
+		fake->set_clock_calls++;
+		fake->anchor_tsc = fake->tsc;
+		fake->anchor_ns = clock->clock;
+		pass(fake);
+		return 0;
+	case KVM_GET_CLOCK:
+		memset(clock, 0, sizeof(*clock));
+		clock->clock = fake_kvm_clock(fake, fake->tsc);
+		if (fake->master_clock) {
+			clock->flags = 0xe;
+			clock->host_tsc = fake->tsc;
+		}
+		pass(fake);
+		return 0;
+	case KVM_GET_DEVICE_ATTR:
+	case KVM_SET_DEVICE_ATTR:
+		return device_attr(fake, request, arg);
+	case KVM_GET_MSRS:
+	case KVM_SET_MSRS:
+		return msrs(fake, request, arg);
+	case KVM_KVMCLOCK_CTRL:
+		fake->ctrl_calls++;
+		return 0;
+	default:
+		return 0;
+	}
+}
+
+static ssize_t fake_read_file(void *ctx, const char *path, char *text, size_t size)
+{
+	(void)ctx;
+	(void)path;
+	(void)text;
+	(void)size;
+	return -ENOENT;
+}
+
+static void fake_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t regs[4])
+{
+	(void)ctx;
+	(void)leaf;
+	(void)subleaf;
+	memset(regs, 0, 4 * sizeof(*regs));
+}
+
+static int fake_sleep(void *ctx, uint64_t ns)
+{
+	struct fake_kvm *fake = ctx;
+
+	fake->tsc += (uint64_t)((unsigned __int128)ns * fake->khz / 1000000);
+	return 0;
+}
+
+static const struct pvclock_os_ops fake_ops = {
+	.read_tsc = fake_read_tsc,
+	.clock_gettime = fake_clock_gettime,
+	.ioctl = fake_ioctl,
+	.read_file = fake_read_file,
+	.cpuid = fake_cpuid,
+	.sleep = fake_sleep,
+};
+
+void fake_kvm_init(struct fake_kvm *fake, uint64_t seed)
+{
+	*fake = (struct fake_kvm){
+		.os = { .ops = &fake_ops, .ctx = fake },
+		.random = seed,
+		.tsc = 1000000000000ull,
+		.call_ticks = 800,
+		.jitter_ticks = 6,
+		.khz = 2596142,
+		.master_clock = true,
+		.realtime_ns = 1700000000000000000ll,
+	};
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kvm.h (tests) - an OS whose KVM's clock works as Linux's does, in virtual time: KVM_SET_CLOCK takes effect at an instant that the caller does not
+ * know, KVM_GET_CLOCK tells clock and host TSC by the kernel's own mul. It stands beside the real KVM (tests/kvm), for what the real one does seldom.
+ */
+#ifndef TESTS_FAKE_KVM_H
+#define TESTS_FAKE_KVM_H
+
+#include <pvclock/os.h>
+#include <stdbool.h>
+
+struct fake_kvm {
+	struct pvclock_os os;
+	uint64_t random;       /* state; the seed */
+	uint64_t tsc;          /* virtual host TSC; every call takes some ticks */
+	uint64_t call_ticks, jitter_ticks;
+	uint32_t khz;
+	uint64_t offset;       /* the TSC offset that really holds */
+	bool offset_ignored;   /* accepts offsets and does nothing */
+	bool no_offset;        /* knows no such attribute */
+	bool master_clock;
+	uint64_t anchor_tsc, anchor_ns; /* the kernel's line, host TSC */
+	uint64_t system_time_msr, wall_clock_msr;
+	unsigned int set_clock_calls, offset_writes, ctrl_calls;
+	int64_t realtime_ns; /* CLOCK_REALTIME at TSC 0 */
+};
+
+void fake_kvm_init(struct fake_kvm *fake, uint64_t seed);
+uint64_t fake_random(struct fake_kvm *fake);
+/* The kernel's clock at a host tick. */
+uint64_t fake_kvm_clock(const struct fake_kvm *fake, uint64_t host_tsc);
+
+#endif
