@@ -39,22 +39,30 @@ struct pvclock_source_state {
 };
 
 /*
- * Opens a source: checks that the host's TSC is invariant and that the kernel keeps time by it, and takes a first
- * sample. 0; -ENOTSUP: this host has no line, *reason says why; -ENOMEM; or what the OS said.
+ * Opens a source: checks that the host's TSC is invariant (under a hypervisor, which hides the bit for reasons of its
+ * own, the proof alone decides) and that the kernel keeps time by it, and takes a first sample. 0; -ENOTSUP: this host
+ * has no line, *reason says why; -ENOMEM; or what the OS said.
  */
 int pvclock_source_open(const struct pvclock_os *os, struct pvclock_source **source, struct pvclock_reason *reason);
 void pvclock_source_close(struct pvclock_source *source);
 
 /*
- * Takes one more sample (a few hundred ns to a few us) and draws the conclusions. Call it any time after the first; also later, to keep
- * watching. 0: proven and everything fits; -EAGAIN: not proven yet; -ENOTSUP: the host's clocksource was switched, or no
- * slope fits any longer: *reason says which.
+ * Takes one more sample (a few hundred ns to a few us) and draws the conclusions. Call it any time after the first;
+ * also later, to keep watching: the smallest change of slope is then seen as soon as it adds up to a bracket. The
+ * clocksource is read again (some 10 us) if 100 ms have passed since the last time.
+ *
+ * 0: proven and everything fits; -EAGAIN: not proven yet; -ENOTSUP: the host's clocksource was switched, no slope
+ * fits any longer, or the TSC went back: *reason says which. The line is then lost for good; close the source and
+ * open another one. What the OS said: try again.
+ *
+ * A suspend of the host is none of these: the slope stays, and the line goes on from the first sample after it.
  */
 int pvclock_source_sample(struct pvclock_source *source, struct pvclock_reason *reason);
 
 /*
- * Samples and sleeps until proven (typically 0.3 to 1 s after open) or until timeout_ns passed (-ETIMEDOUT; the reason says how many
- * candidates are left). Else as pvclock_source_sample.
+ * Samples and sleeps until proven (typically 0.3 to 1 s after open) or until timeout_ns passed (-ETIMEDOUT; the reason
+ * says how many candidates are left; call it again to go on). An interrupted sleep is gone on with. Else as
+ * pvclock_source_sample.
  */
 int pvclock_source_learn(struct pvclock_source *source, uint64_t timeout_ns, struct pvclock_reason *reason);
 

@@ -45,7 +45,8 @@ static int read_clocksource(const struct pvclock_os *os, char name[32], struct p
 
 	if (length < 0) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_OS,
-				   "Reading " CLOCKSOURCE_CURRENT " failed with error %d: is /sys mounted?", (int)-length);
+				   "Reading " CLOCKSOURCE_CURRENT " failed with error %d: is /sys mounted?",
+				   (int)-length);
 		return (int)length;
 	}
 	text[strcspn(text, "\n")] = '\0';
@@ -173,7 +174,7 @@ int pvclock_source_sample(struct pvclock_source *source, struct pvclock_reason *
 	}
 	result = source->kind->sample(source, reason);
 	if (result < 0 && result != -EAGAIN) {
-		/* a switched clocksource is first seen as a slope that fits no longer: name the cause, not the effect */
+		/* a switched clocksource is first seen as a slope that fits no longer: name the cause */
 		if (source->error < 0)
 			(void)pvclock_source_check_clocksource(source, reason);
 		return result;

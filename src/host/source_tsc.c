@@ -44,8 +44,7 @@ static int check(struct pvclock_source *source, struct pvclock_reason *reason)
 		return 0;
 	pvclock_reason_set(reason, PVCLOCK_REASON_TSC_NOT_INVARIANT,
 			   "This CPU's TSC is not invariant (CPUID 0x80000007 EDX bit 8 is clear): it may change its "
-			   "rate with the CPU's, "
-			   "so no line of it is a clock; use a CPU that has the bit");
+			   "rate with the CPU's, so no line of it is a clock; use a CPU that has the bit");
 	return -ENOTSUP;
 }
 
@@ -184,8 +183,8 @@ static int misfit(struct pvclock_source *source, struct pvclock_reason *reason)
 {
 	return pvclock_source_lose(source, -ENOTSUP, reason, PVCLOCK_REASON_SLOPE_MISFIT,
 				   "No slope that Linux makes fits CLOCK_MONOTONIC_RAW against the TSC: one of them "
-				   "changed its rate or jumped while it was sampled (a live migration of this machine?); "
-				   "open the source again");
+				   "changed its rate or jumped while it was sampled (a live migration of this "
+				   "machine?); open the source again");
 }
 
 static int unproven(struct pvclock_source *source, struct pvclock_reason *reason)
@@ -236,8 +235,9 @@ static int watch(struct pvclock_source *source, const struct pvclock_sample *sam
 	if (pvclock_intercept_possible(&source->intercept))
 		return 0;
 	return pvclock_source_lose(source, -ENOTSUP, reason, PVCLOCK_REASON_SLOPE_MISFIT,
-				   "CLOCK_MONOTONIC_RAW no longer follows the TSC with the slope %" PRIu32 " / 2^%u: one of "
-				   "them changed its rate or jumped (a live migration of this machine?); open the source again",
+				   "CLOCK_MONOTONIC_RAW no longer follows the TSC with the slope %" PRIu32 " / 2^%u: "
+				   "one of them changed its rate or jumped (a live migration of this machine?); "
+				   "open the source again",
 				   source->mult, source->shift);
 }
 

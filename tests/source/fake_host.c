@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
+#include "fake_host.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* splitmix64: every seed is a good one */
+static uint64_t next(uint64_t *state)
+{
+	uint64_t z = *state += 0x9e3779b97f4a7c15u;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+	return z ^ z >> 31;
+}
+
+uint64_t fake_host_random(struct fake_host *host, uint64_t below)
+{
+	return below == 0 ? 0 : next(&host->random) % below;
+}
+
+uint64_t fake_host_raw(const struct fake_host *host, uint64_t ticks)
+{
+	return (uint64_t)((host->constant + (pvclock_s128)host->mult * ticks) >> host->shift);
+}
+
+uint64_t fake_host_ticks(const struct fake_host *host, uint64_t ns)
+{
+	return (uint64_t)((pvclock_u128)ns * host->khz / 1000000u);
+}
+
+static void spend(struct fake_host *host)
+{
+	host->ticks += host->cost_min + fake_host_random(host, host->cost_spread);
+	if (host->interrupt_every != 0 && fake_host_random(host, host->interrupt_every) == 0)
+		host->ticks += fake_host_random(host, host->interrupt_ticks);
+}
+
+static struct pvclock_host_tsc read_tsc(void *ctx)
+{
+	struct fake_host *host = ctx;
+	uint64_t now;
+
+	spend(host);
+	now = host->ticks;
+	spend(host);
+	return (struct pvclock_host_tsc){ now };
+}
+
+static int get_time(void *ctx, clockid_t clock, struct timespec *ts)
+{
+	struct fake_host *host = ctx;
+	uint64_t ns;
+
+	if (host->clock_error != 0)
+		return host->clock_error;
+	host->reads++;
+	spend(host);
+	if (host->during_read != NULL) {
+		void (*event)(struct fake_host *) = host->during_read;
+
+		host->during_read = NULL;
+		event(host);
+	}
+	ns = fake_host_raw(host, host->ticks);
+	if (clock != CLOCK_MONOTONIC_RAW)
+		ns += ns / 27000; /* NTP slews these by 37 ppm */
+	if (clock == CLOCK_BOOTTIME)
+		ns += host->slept_ns;
+	spend(host);
+	*ts = (struct timespec){ .tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u) };
+	return 0;
+}
+
+static int control(void *ctx, int fd, unsigned long request, void *arg)
+{
+	(void)ctx, (void)fd, (void)request, (void)arg;
+	return -ENOTTY;
+}
+
+static ssize_t read_file(void *ctx, const char *path, char *text, size_t size)
+{
+	struct fake_host *host = ctx;
+
+	if (host->file_error != 0)
+		return host->file_error;
+	spend(host);
+	if (strstr(path, "/current_clocksource") != NULL)
+		return snprintf(text, size, "%s\n", host->current);
+	if (strstr(path, "/available_clocksource") != NULL)
+		return snprintf(text, size, "%s \n", host->available);
+	return -ENOENT;
+}
+
+static void cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t regs[4])
+{
+	const struct fake_host *host = ctx;
+
+	(void)subleaf;
+	memset(regs, 0, 4 * sizeof(regs[0]));
+	if (leaf == 1)
+		regs[2] = host->hypervisor ? 1u << 31 : 0;
+	else if (leaf == 0x80000000u)
+		regs[0] = host->extended_leaves ? 0x80000008u : 0x80000004u;
+	else if (leaf == 0x80000007u)
+		/* a CPU without the leaf answers with another leaf's bits */
+		regs[3] = host->invariant || !host->extended_leaves ? 1u << 8 : 0;
+}
+
+static int sleep_ns(void *ctx, uint64_t ns)
+{
+	struct fake_host *host = ctx;
+
+	host->sleeps++;
+	if (host->sleep_error != 0)
+		return host->sleep_error;
+	if (host->interrupted_sleeps != 0) {
+		if (host->interrupted_sleeps != UINT32_MAX)
+			host->interrupted_sleeps--;
+		fake_host_pass(host, fake_host_random(host, ns));
+		return -EINTR;
+	}
+	fake_host_pass(host, ns + fake_host_random(host, 60000));
+	return 0;
+}
+
+static const struct pvclock_os_ops ops = { read_tsc, get_time, control, read_file, cpuid, sleep_ns };
+
+void fake_host_init(struct fake_host *host, uint32_t khz, uint64_t seed)
+{
+	*host = (struct fake_host){
+		.os = { .ops = &ops, .ctx = host },
+		.khz = khz,
+		.current = "tsc",
+		.available = "tsc hpet acpi_pm",
+		.invariant = true,
+		.extended_leaves = true,
+		.cost_min = 20,
+		.cost_spread = 5,
+		.seed = seed,
+		.random = seed,
+	};
+	pvclock_kernel_mult_shift(khz, &host->mult, &host->shift);
+	host->ticks = (uint64_t)khz * 1000 * fake_host_random(host, 1000000) + fake_host_random(host, 1u << 30);
+	/* RAW began somewhere below now, at any fraction of a ns */
+	host->constant = -((pvclock_s128)host->mult * (host->ticks - fake_host_random(host, host->ticks))) +
+			 (pvclock_s128)fake_host_random(host, (uint64_t)1 << host->shift);
+}
+
+void fake_host_pass(struct fake_host *host, uint64_t ns)
+{
+	host->ticks += fake_host_ticks(host, ns);
+}
+
+void fake_host_suspend(struct fake_host *host, uint64_t ns, bool tsc_resets)
+{
+	uint64_t before = host->ticks;
+
+	host->ticks = tsc_resets ? fake_host_random(host, 1000000) : before + fake_host_ticks(host, ns);
+	host->constant += (pvclock_s128)host->mult * ((pvclock_s128)before - (pvclock_s128)host->ticks);
+	host->slept_ns += ns;
+}
+
+void fake_host_change_mult(struct fake_host *host, uint32_t mult)
+{
+	host->constant += ((pvclock_s128)host->mult - (pvclock_s128)mult) * (pvclock_s128)host->ticks;
+	host->mult = mult;
+}
