@@ -254,10 +254,10 @@ bool pvclock_line_compose(const struct pvclock_tsc_transform *transform, struct 
  * no division. Make it again whenever the line changes (the page's version says so).
  */
 struct pvclock_inverse {
-	uint64_t tsc, ns;            /* the line's anchor */
-	uint64_t reach;              /* line(UINT64_MAX): no tick reads more */
-	uint64_t recip_hi, recip_lo; /* floor((2^128 - 1) / mul) */
-	uint8_t right, left;         /* ticks = ((ns * recip >> 64 + right) + 1) << left; see src/line/inverse.c */
+	uint64_t tsc, ns;                         /* the line's anchor */
+	uint64_t span;                            /* how many ns after the anchor's any 64-bit tick reaches */
+	uint64_t recip_whole, recip_hi, recip_lo; /* shifted ticks per ns, in units of 2^-128: src/line/inverse.c */
+	uint8_t left;                             /* ticks = (floor(ns * recip) + 1) << left */
 	bool valid;
 };
 
@@ -270,25 +270,23 @@ void pvclock_inverse_make(struct pvclock_inverse *inverse, const struct pvclock_
  */
 static inline bool pvclock_first_tick(const struct pvclock_inverse *inverse, uint64_t ns, uint64_t *ticks)
 {
-	pvclock_word n, high, low, carried, unused;
+	pvclock_word n = (pvclock_word)(ns - inverse->ns), high, low, carried, unused;
 
-	if (!inverse->valid || ns > inverse->reach) {
-		*ticks = PVCLOCK_WORD_MAX;
-		return false;
+	/* 1 <= n <= span, in one comparison; an ns before the anchor's wraps to beyond any span */
+	if ((pvclock_word)(n - 1) < inverse->span) {
+		/* Some tick reaches ns, and what follows is at most that tick: no step overflows. */
+		high = pvclock_word_mul(n, (pvclock_word)inverse->recip_hi, &low);
+		carried = pvclock_word_mul(n, (pvclock_word)inverse->recip_lo, &unused);
+		high = (pvclock_word)(high + n * inverse->recip_whole + 1 + ((pvclock_word)(low + carried) < carried));
+		*ticks = inverse->tsc + (pvclock_word)(high << inverse->left);
+		return true;
 	}
-	if (ns <= inverse->ns) {
+	if (inverse->valid && ns <= inverse->ns) {
 		*ticks = inverse->tsc;
 		return true;
 	}
-	/* ns is reached at some tick, so what follows is at most that tick: no step overflows. */
-	n = (pvclock_word)(ns - inverse->ns);
-	high = pvclock_word_mul(n, (pvclock_word)inverse->recip_hi, &low);
-	carried = pvclock_word_mul(n, (pvclock_word)inverse->recip_lo, &unused);
-	low = (pvclock_word)(low + carried);
-	high = (pvclock_word)(high + (low < carried));
-	low = (pvclock_word)((high << (PVCLOCK_WORD_BITS - inverse->right)) | (low >> inverse->right));
-	*ticks = inverse->tsc + (pvclock_word)((low + 1u) << inverse->left);
-	return true;
+	*ticks = PVCLOCK_WORD_MAX;
+	return false;
 }
 
 /* --- Hyper-V's form ---------------------------------------------------------------- */

@@ -84,7 +84,8 @@ static void read_and_invert(struct digest *digest)
 	pvclock_inverse_make(&inverse, &line);
 	add(digest, inverse.recip_hi);
 	add(digest, inverse.recip_lo);
-	add(digest, inverse.reach);
+	add(digest, inverse.recip_whole);
+	add(digest, inverse.span);
 	add(digest, pvclock_first_tick(&inverse, line.ns + any(digest), &ticks));
 	add(digest, ticks);
 	pvclock_line_reanchor(&line, any(digest));
