@@ -220,7 +220,7 @@ static size_t drain(struct harness *harness, bool forget)
 {
 	size_t total = 0;
 
-	for (unsigned int i = 0; i < harness->vcpus; i++) {
+	for (unsigned int i = 0; harness->shared && i < harness->vcpus; i++) {
 		struct vmm_ring *ring = &harness->shared->ring[i];
 		uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
 		uint64_t head = atomic_load_explicit(&ring->head, memory_order_acquire);

@@ -105,7 +105,6 @@ static void judge_reading(struct judge *judge, struct judge_vcpu *vcpu, const st
 		judge->failed++;
 		return;
 	}
-	judge->readings++;
 	if (!(reading->flags & PVCLOCK_TSC_STABLE)) {
 		judge->unstable++; /* such a page promises no order between vCPUs; each must still follow its own line */
 	} else {
@@ -118,6 +117,7 @@ static void judge_reading(struct judge *judge, struct judge_vcpu *vcpu, const st
 	if (!vcpu->known)
 		return;
 
+	judge->readings++;
 	ideal = pvclock_line_ns(&judge->reference, reading->tsc);
 	vcpu->residual = difference(reading->ns, ideal);
 	if (!judge->started) {

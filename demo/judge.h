@@ -69,7 +69,7 @@ struct judge {
 	uint64_t order_ns;        /* the merged readings' last */
 
 	/* what was seen */
-	uint64_t readings;        /* judged */
+	uint64_t readings;        /* judged, on a known line */
 	uint64_t checked;         /* equal to the line in force, exactly */
 	uint64_t failed;          /* the guest got no reading */
 	uint64_t unstable;        /* without TSC_STABLE */

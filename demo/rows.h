@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * rows.h - one row for each thing that was run: what it measured, whether the promises hold, and how that is said to programs
+ * (JSON) and to people (a table, and sentences computed from the numbers).
+ */
+#ifndef DEMO_ROWS_H
+#define DEMO_ROWS_H
+
+#include "judge.h"
+
+#include <jansson.h>
+#include <stdio.h>
+
+struct row {
+	char scenario[24]; /* pause-resume, live-update */
+	char who[12];      /* stock, steer, own: what was asked for */
+	char mode[12];     /* what the VMM said it does */
+	char where[12], kernel[72];
+	char reason[256];  /* why not stable, or why another mode than asked for; empty if there is nothing to say */
+	unsigned int events, vcpus;
+	int64_t jump_ns_max;   /* largest magnitude of all jumps */
+	int64_t jump_ns_total; /* the clock's whole way */
+	uint64_t backwards, unannounced, failed;
+	bool stable;
+	bool drift_known;      /* the host's own slope was proven, so the exact drift is known */
+	double drift_ppb, drift_measured_ppb, drift_error_ppb;
+	double blackout_us_median;
+	uint64_t reads, checked;
+	double seconds;        /* between the two drift samples */
+	struct pvclock_line line; /* the first */
+
+	/* for the picture; owned */
+	struct judge_bucket *buckets;
+	size_t bucket_count;
+	struct judge_event *marks;
+	size_t mark_count;
+};
+
+struct rows {
+	struct row *row;
+	size_t count;
+};
+
+struct row *rows_add(struct rows *rows); /* zeroed, valid until the next one; NULL: out of memory */
+void rows_clear(struct rows *rows);
+const struct row *rows_find(const struct rows *rows, const char *scenario, const char *who);
+
+json_t *rows_json(const struct rows *rows);
+void rows_print_table(const struct rows *rows, FILE *out);
+
+/* What the numbers mean, in at most three sentences; each ends with a newline. */
+void rows_print_meaning(const struct rows *rows, FILE *out);
+
+/* Every broken promise, one line each. Returns how many. */
+unsigned int rows_print_broken(const struct rows *rows, FILE *out);
+
+/* A time with its sign and the unit that suits it: "-10.4 ms", "+1 ns", "0 ns". */
+#define ROWS_TEXT 32
+const char *rows_format_ns(int64_t ns, char text[ROWS_TEXT]);
+
+#endif
