@@ -157,7 +157,10 @@ void pvclock_vcpu_get_tsc(const struct pvclock_vcpu *vcpu, struct pvclock_tsc_tr
 	pthread_mutex_unlock(&vcpu->vm->lock);
 }
 
-/* The line seen from a counter that is `ticks` ahead of its own. Exact; to 1 ns where the anchor would lie before tick 0. */
+/*
+ * The line seen from a counter that is `ticks` ahead of its own. Exact; behind by less than 1 ns and
+ * one tick where the anchor would lie before tick 0.
+ */
 static struct pvclock_line line_shifted(struct pvclock_line line, int64_t ticks)
 {
 	uint64_t behind = -(uint64_t)ticks;

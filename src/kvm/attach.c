@@ -143,7 +143,10 @@ static uint64_t now_ns(const struct pvclock_kvm *kvm)
 int pvclock_kvm_pause(struct pvclock_kvm *kvm)
 {
 	int error = pvclock_vm_pause(kvm->vm);
+	size_t i;
 
+	for (i = 0; error == 0 && i < kvm->vcpu_count; i++)
+		error = kvm_follow_tsc(kvm, &kvm->vcpus[i]);
 	if (error)
 		return error;
 	return kvm->mode->pause ? kvm->mode->pause(kvm) : 0;

@@ -57,7 +57,11 @@ int kvm_set_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint
 
 /* tsc.c */
 int kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset);
+/* Rate and offset, judged against the host's slope if that is known. */
 int kvm_read_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, const struct pvclock_slope *host);
+/* The offset alone, again: a guest that wrote its TSC has changed it. */
+int kvm_follow_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu);
+
 /* kernel_clock.c: what steer and stock share: the kernel publishes, and the engine follows it */
 int kernel_clock_learn(struct pvclock_kvm *kvm);
 int kernel_clock_save(struct pvclock_kvm *kvm, struct pvclock_record *record);

@@ -56,16 +56,35 @@ static void read_ratio(const struct pvclock_kvm *kvm, uint64_t khz, uint64_t hos
 	transform->ratio = (uint64_t)(((unsigned __int128)khz << transform->frac_bits) / host_khz);
 }
 
+static int read_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint64_t *offset)
+{
+	if (kvm_read_tsc_offset(kvm->os, vcpu->fd, offset) == 0)
+		return 0;
+	return estimate_tsc_offset(kvm, vcpu, offset);
+}
+
+int kvm_follow_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu)
+{
+	struct pvclock_tsc_transform transform;
+	uint64_t known;
+	int error;
+
+	pvclock_vcpu_get_tsc(vcpu->vcpu, &transform);
+	known = transform.offset;
+	error = read_offset(kvm, vcpu, &transform.offset);
+	if (error || transform.offset == known)
+		return error;
+	return pvclock_vcpu_set_tsc(vcpu->vcpu, &transform, false);
+}
+
 int kvm_read_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, const struct pvclock_slope *host)
 {
 	struct pvclock_tsc_transform transform = { 0 };
 	struct pvclock_slope guest;
 	bool catchup = false;
 	int khz = kvm_ioctl(kvm, vcpu->fd, KVM_GET_TSC_KHZ, NULL);
-	int error = kvm_read_tsc_offset(kvm->os, vcpu->fd, &transform.offset);
+	int error = read_offset(kvm, vcpu, &transform.offset);
 
-	if (error)
-		error = estimate_tsc_offset(kvm, vcpu, &transform.offset);
 	if (error)
 		return error;
 	if (host && khz > 0 && pvclock_slope_from_khz((uint64_t)khz, &guest)) {
@@ -116,12 +135,9 @@ int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcp
 	if (error == 0 && transform.offset == offset)
 		return pvclock_vcpu_set_tsc(vcpu, &transform, false);
 	written = kvm_ioctl(kvm, found->fd, KVM_SET_DEVICE_ATTR, &attribute);
-	if (kvm_read_tsc_offset(kvm->os, found->fd, &transform.offset) != 0) {
-		error = estimate_tsc_offset(kvm, found, &transform.offset);
-		if (error)
-			return error;
-	}
-	error = pvclock_vcpu_set_tsc(vcpu, &transform, false);
+	error = read_offset(kvm, found, &transform.offset);
+	if (error == 0)
+		error = pvclock_vcpu_set_tsc(vcpu, &transform, false);
 	if (error)
 		return error;
 	if (written >= 0 && transform.offset == offset)

@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: MIT */
+/* binding_test.c - the KVM binding against a KVM in virtual time: filter merging, TSC offsets that are ignored, steering. */
+#include "../fake/kvm.h"
+
+#include <pvclock/kvm.h>
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/* --- the filter -------------------------------------------------------------------------- */
+
+/* What a kernel does with a filter (api.rst 4.97): the first range that covers the MSR for this access decides, else the default. */
+static bool kernel_allows(const struct kvm_msr_filter *filter, uint32_t msr, uint32_t access)
+{
+	size_t i;
+
+	for (i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++) {
+		const struct kvm_msr_filter_range *range = &filter->ranges[i];
+
+		if (range->nmsrs && (range->flags & access) && msr >= range->base && msr - range->base < range->nmsrs)
+			return range->bitmap[(msr - range->base) / 8] >> ((msr - range->base) % 8) & 1;
+	}
+	return !(filter->flags & KVM_MSR_FILTER_DEFAULT_DENY);
+}
+
+static bool is_ours(uint32_t msr)
+{
+	return msr == PVCLOCK_MSR_WALL_CLOCK_OLD || msr == PVCLOCK_MSR_SYSTEM_TIME_OLD || msr == PVCLOCK_MSR_WALL_CLOCK ||
+	       msr == PVCLOCK_MSR_SYSTEM_TIME;
+}
+
+static void check_merge(const struct kvm_msr_filter *theirs, const struct kvm_msr_filter *merged)
+{
+	static const uint32_t bases[] = { 0, 0x4b564cf0, 0xc0000000, 0xfffffff0 };
+	uint32_t access, msr, b;
+
+	for (access = KVM_MSR_FILTER_READ; access <= KVM_MSR_FILTER_WRITE; access++) {
+		for (b = 0; b < 4; b++) {
+			for (msr = bases[b]; msr - bases[b] < 64 && msr >= bases[b]; msr++) {
+				bool expected = !is_ours(msr) && kernel_allows(theirs, msr, access);
+
+				if (kernel_allows(merged, msr, access) != expected)
+					fail_msg("MSR 0x%x, access %u: %d", msr, access, !expected);
+				if (msr == UINT32_MAX)
+					break;
+			}
+		}
+	}
+}
+
+static void filters_are_merged_not_replaced(void **state)
+{
+	struct fake_kvm random = { .random = 3 };
+	int round, full = 0;
+
+	(void)state;
+	for (round = 0; round < 20000; round++) {
+		struct kvm_msr_filter theirs = { .flags = fake_random(&random) % 3 == 0 ? KVM_MSR_FILTER_DEFAULT_DENY : 0 };
+		static const uint32_t bases[] = { 0, 0x8, 0x11, 0x12, 0x4b564cf8, 0x4b564d00, 0x4b564d01, 0xc0000080 };
+		uint8_t bits[KVM_MSR_FILTER_MAX_RANGES][8];
+		struct pvclock_msr_filter merged;
+		struct pvclock_reason reason;
+		uint64_t count = fake_random(&random) % (KVM_MSR_FILTER_MAX_RANGES + 1), i;
+		int error;
+
+		for (i = 0; i < count; i++) {
+			memcpy(bits[i], (uint64_t[1]){ fake_random(&random) }, 8);
+			theirs.ranges[i] = (struct kvm_msr_filter_range){
+				.flags = 1 + (uint32_t)(fake_random(&random) % 3), .bitmap = bits[i],
+				.base = bases[fake_random(&random) % 8], .nmsrs = 1 + (uint32_t)(fake_random(&random) % 64) };
+		}
+		error = pvclock_kvm_merge_filter(&theirs, &merged, &reason);
+		if (error == -ENOSPC) {
+			full++;
+			assert_true(count > KVM_MSR_FILTER_MAX_RANGES - 4);
+			assert_int_equal(reason.code, PVCLOCK_REASON_MSR_FILTER_FULL);
+			continue;
+		}
+		assert_int_equal(error, 0);
+		check_merge(&theirs, &merged.filter);
+		pvclock_msr_filter_clear(&merged);
+	}
+	assert_true(full > 0);
+}
+
+static void filters_of_no_kind_are_refused(void **state)
+{
+	uint8_t bits[8] = { 0 };
+	struct kvm_msr_filter theirs = { .ranges = { { .flags = 4, .nmsrs = 1, .base = 0, .bitmap = bits } } };
+	struct pvclock_msr_filter merged;
+	struct pvclock_reason reason;
+
+	(void)state;
+	assert_int_equal(pvclock_kvm_merge_filter(&theirs, &merged, &reason), -EINVAL);
+	theirs.ranges[0] = (struct kvm_msr_filter_range){ .flags = 3, .nmsrs = 0x3001, .bitmap = bits };
+	assert_int_equal(pvclock_kvm_merge_filter(&theirs, &merged, &reason), -EINVAL);
+	theirs.ranges[0] = (struct kvm_msr_filter_range){ .flags = 3, .nmsrs = 1, .bitmap = NULL };
+	assert_int_equal(pvclock_kvm_merge_filter(&theirs, &merged, &reason), -EINVAL);
+	assert_int_equal(pvclock_kvm_merge_filter(NULL, &merged, &reason), 0);
+	check_merge(&(struct kvm_msr_filter){ 0 }, &merged.filter);
+	pvclock_msr_filter_clear(&merged);
+}
+
+/* --- a machine ------------------------------------------------------------------------------ */
+
+struct machine {
+	struct fake_kvm fake;
+	struct pvclock_vm *vm;
+	struct pvclock_vcpu *vcpu;
+	struct pvclock_kvm *kvm;
+	_Alignas(64) uint8_t memory[4096];
+};
+
+static void machine_init(struct machine *m, uint64_t seed, enum pvclock_mode mode)
+{
+	struct pvclock_kvm_config config = { .os = &m->fake.os, .vm_fd = 3, .mode = mode };
+
+	memset(m, 0, sizeof(*m));
+	fake_kvm_init(&m->fake, seed);
+	assert_int_equal(pvclock_vm_create(&m->fake.os, &m->vm), 0);
+	assert_int_equal(pvclock_vm_add_memory(m->vm, (struct pvclock_gpa){ 0 }, sizeof(m->memory), m->memory, 0), 0);
+	assert_int_equal(pvclock_vcpu_create(m->vm, 0, &m->vcpu), 0);
+	config.vm = m->vm;
+	assert_int_equal(pvclock_kvm_attach(&config, &m->kvm, NULL), 0);
+	assert_int_equal(pvclock_kvm_mode(m->kvm), mode == PVCLOCK_MODE_AUTO ? PVCLOCK_MODE_OWN : mode);
+	assert_int_equal(pvclock_kvm_add_vcpu(m->kvm, m->vcpu, 4), 0);
+}
+
+static void machine_clear(struct machine *m)
+{
+	pvclock_kvm_remove_vcpu(m->kvm, m->vcpu);
+	pvclock_kvm_detach(m->kvm);
+	pvclock_vcpu_destroy(m->vcpu);
+	pvclock_vm_destroy(m->vm);
+}
+
+/* The kernel's page, as the guest would find it after its next entry. */
+static void kernel_publishes(struct machine *m)
+{
+	struct pvclock_line line;
+
+	m->fake.system_time_msr = 64 + 1;
+	pvclock_line_make_kvm(&line, m->fake.anchor_tsc + m->fake.offset, m->fake.anchor_ns, m->fake.khz);
+	pvclock_page_write(m->memory + 64, &line, PVCLOCK_TSC_STABLE);
+}
+
+/* 1000 pauses, each of another length: 1 ns at most at every single tick looked at, and no sum. */
+static void p1_steer_keeps_within_1_ns(void **state)
+{
+	struct machine m;
+	struct pvclock_snapshot first, now;
+	int round, worst_tries = 0;
+
+	(void)state;
+	machine_init(&m, 11, PVCLOCK_MODE_STEER);
+	m.fake.offset = 0x123456789;
+	m.fake.anchor_tsc = m.fake.tsc;
+	kernel_publishes(&m);
+	pvclock_page_read(m.memory + 64, &first);
+	for (round = 0; round < 1000; round++) {
+		struct pvclock_correction correction;
+		struct pvclock_reason reason;
+		int i;
+
+		assert_int_equal(pvclock_kvm_pause(m.kvm), 0);
+		m.fake.tsc += fake_random(&m.fake) % 10000000000ull;
+		assert_int_equal(pvclock_kvm_resume(m.kvm, &correction, &reason), 0);
+		assert_in_range(correction.residual_ns + 1, 0, 2);
+		if ((int)correction.tries > worst_tries)
+			worst_tries = (int)correction.tries;
+		kernel_publishes(&m);
+		pvclock_page_read(m.memory + 64, &now);
+		for (i = 0; i < 50; i++) {
+			uint64_t t = m.fake.tsc + m.fake.offset + fake_random(&m.fake) % 1000000;
+			int64_t shift = (int64_t)(pvclock_line_ns(&now.line, t) - pvclock_line_ns(&first.line, t));
+
+			assert_in_range(shift + 1, 0, 2); /* against the first line ever: nothing adds up */
+		}
+	}
+	assert_true(worst_tries > 1); /* the loop had something to do */
+	assert_int_equal(m.fake.ctrl_calls, 1000);
+	machine_clear(&m);
+}
+
+/* The control: without the loop, the same kernel moves the clock. */
+static void p1_stock_moves_the_clock(void **state)
+{
+	struct machine m;
+	struct pvclock_snapshot first, now;
+
+	(void)state;
+	machine_init(&m, 11, PVCLOCK_MODE_STOCK);
+	m.fake.anchor_tsc = m.fake.tsc;
+	kernel_publishes(&m);
+	pvclock_page_read(m.memory + 64, &first);
+	assert_int_equal(pvclock_kvm_pause(m.kvm), 0);
+	m.fake.tsc += 2596142000ull; /* 1 s */
+	assert_int_equal(pvclock_kvm_resume(m.kvm, NULL, NULL), 0);
+	kernel_publishes(&m);
+	pvclock_page_read(m.memory + 64, &now);
+	assert_in_range(pvclock_line_ns(&first.line, m.fake.tsc) - pvclock_line_ns(&now.line, m.fake.tsc), 1000000000, 1000010000);
+	machine_clear(&m);
+}
+
+static void p4_steer_says_when_there_is_no_master_clock(void **state)
+{
+	struct machine m;
+	struct pvclock_reason reason;
+	struct pvclock_correction correction;
+
+	(void)state;
+	machine_init(&m, 5, PVCLOCK_MODE_STEER);
+	m.fake.anchor_tsc = m.fake.tsc;
+	kernel_publishes(&m);
+	m.fake.master_clock = false;
+	assert_int_equal(pvclock_kvm_pause(m.kvm), 0);
+	assert_int_equal(pvclock_kvm_resume(m.kvm, &correction, &reason), -ENOTSUP);
+	assert_int_equal(reason.code, PVCLOCK_REASON_NO_MASTER_CLOCK);
+	machine_clear(&m);
+}
+
+static void steer_gives_up_on_a_wild_kernel(void **state)
+{
+	struct machine m;
+	struct pvclock_reason reason;
+	struct pvclock_correction correction;
+
+	(void)state;
+	machine_init(&m, 5, PVCLOCK_MODE_STEER);
+	m.fake.jitter_ticks = 10000000;
+	m.fake.anchor_tsc = m.fake.tsc;
+	kernel_publishes(&m);
+	assert_int_equal(pvclock_kvm_pause(m.kvm), 0);
+	assert_int_equal(pvclock_kvm_resume(m.kvm, &correction, &reason), -ERANGE);
+	assert_int_equal(reason.code, PVCLOCK_REASON_STEER_RESIDUAL);
+	assert_true(correction.tries <= 64 && llabs(correction.residual_ns) > 1);
+	machine_clear(&m);
+}
+
+static void offsets_are_read_back(void **state)
+{
+	struct machine m;
+	struct pvclock_tsc_transform tsc;
+	struct pvclock_line before, after;
+	struct pvclock_reason reason;
+	struct pvclock_slope host;
+
+	(void)state;
+	machine_init(&m, 5, PVCLOCK_MODE_AUTO);
+	assert_true(pvclock_slope_from_khz(m.fake.khz, &host));
+	assert_int_equal(pvclock_kvm_start(m.kvm, &host), 0);
+	pvclock_vcpu_get_line(m.vcpu, &before);
+	assert_int_equal(pvclock_kvm_set_tsc_offset(m.kvm, m.vcpu, 0, &reason), 0);
+	assert_int_equal(m.fake.offset_writes, 0); /* it holds already: a write would only unsettle the kernel's master clock */
+	assert_int_equal(pvclock_kvm_set_tsc_offset(m.kvm, m.vcpu, 555, &reason), 0);
+	pvclock_vcpu_get_tsc(m.vcpu, &tsc);
+	assert_int_equal(tsc.offset, 555);
+	pvclock_vcpu_get_line(m.vcpu, &after);
+	assert_true(after.tsc == before.tsc + 555 && after.ns == before.ns);
+
+	m.fake.offset_ignored = true;
+	assert_int_equal(pvclock_kvm_set_tsc_offset(m.kvm, m.vcpu, 777, &reason), -EOPNOTSUPP);
+	assert_int_equal(reason.code, PVCLOCK_REASON_OFFSET_IGNORED);
+	pvclock_vcpu_get_tsc(m.vcpu, &tsc);
+	assert_int_equal(tsc.offset, 555);
+	machine_clear(&m);
+}
+
+/* A guest that writes its own TSC moves its counter, not its clock. */
+static void p4_a_guest_that_wrote_its_tsc_is_followed(void **state)
+{
+	struct machine m;
+	struct pvclock_line before, after;
+	struct pvclock_slope host;
+
+	(void)state;
+	machine_init(&m, 5, PVCLOCK_MODE_OWN);
+	pvclock_slope_from_khz(m.fake.khz, &host);
+	assert_int_equal(pvclock_kvm_start(m.kvm, &host), 0);
+	pvclock_vcpu_get_line(m.vcpu, &before);
+	m.fake.offset = 4096;
+	assert_int_equal(pvclock_kvm_pause(m.kvm), 0);
+	assert_int_equal(pvclock_kvm_resume(m.kvm, NULL, NULL), 0);
+	pvclock_vcpu_get_line(m.vcpu, &after);
+	assert_true(after.tsc == before.tsc + 4096 && after.ns == before.ns);
+	machine_clear(&m);
+}
+
+static void own_exits_are_answered(void **state)
+{
+	struct machine m;
+	struct kvm_run *run = calloc(1, sizeof(*run));
+	struct pvclock_slope host;
+
+	(void)state;
+	machine_init(&m, 5, PVCLOCK_MODE_OWN);
+	pvclock_slope_from_khz(m.fake.khz, &host);
+	assert_int_equal(pvclock_kvm_start(m.kvm, &host), 0);
+	run->exit_reason = KVM_EXIT_IO;
+	assert_int_equal(pvclock_kvm_handle_exit(m.kvm, m.vcpu, run), 0);
+	run->exit_reason = KVM_EXIT_X86_WRMSR;
+	run->msr.index = 0x4b564d04;
+	run->msr.error = 9;
+	assert_int_equal(pvclock_kvm_handle_exit(m.kvm, m.vcpu, run), 0);
+	assert_int_equal(run->msr.error, 9); /* not ours: untouched */
+	run->msr.index = PVCLOCK_MSR_SYSTEM_TIME;
+	run->msr.data = 128 + 1;
+	assert_int_equal(pvclock_kvm_handle_exit(m.kvm, m.vcpu, run), 1);
+	assert_int_equal(run->msr.error, 0);
+	assert_true(((struct pvclock_page *)(m.memory + 128))->tsc_to_system_mul != 0);
+	run->msr.data = 4096 + 1;
+	assert_int_equal(pvclock_kvm_handle_exit(m.kvm, m.vcpu, run), 1);
+	assert_int_equal(run->msr.error, 1);
+	run->exit_reason = KVM_EXIT_X86_RDMSR;
+	assert_int_equal(pvclock_kvm_handle_exit(m.kvm, m.vcpu, run), 1);
+	assert_int_equal(run->msr.data, 128 + 1);
+	assert_int_equal(run->msr.error, 0);
+	machine_clear(&m);
+	free(run);
+}
+
+/* Live update in each mode: a second VM takes the first one's record, and the guest's function is the same. */
+static void p1_restore_in_every_mode(void **state)
+{
+	static const enum pvclock_mode modes[] = { PVCLOCK_MODE_OWN, PVCLOCK_MODE_STEER };
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < 2; i++) {
+		struct machine a, b;
+		struct pvclock_record record;
+		struct pvclock_reason reason;
+		struct pvclock_correction correction;
+		struct pvclock_line before, after;
+		struct pvclock_slope host;
+		int t;
+
+		machine_init(&a, 21, modes[i]);
+		a.fake.offset = -(a.fake.tsc - 1000);
+		a.fake.anchor_tsc = a.fake.tsc;
+		pvclock_slope_from_khz(a.fake.khz, &host);
+		assert_int_equal(pvclock_kvm_start(a.kvm, &host), 0);
+		if (modes[i] == PVCLOCK_MODE_STEER)
+			kernel_publishes(&a);
+		assert_int_equal(pvclock_kvm_pause(a.kvm), 0);
+		assert_int_equal(pvclock_kvm_save(a.kvm, &record), 0);
+		pvclock_vcpu_get_line(a.vcpu, &before);
+
+		machine_init(&b, 22, modes[i]);
+		memcpy(b.memory, a.memory, sizeof(b.memory));
+		b.fake.tsc = a.fake.tsc + 5000000;
+		b.fake.offset = -b.fake.tsc; /* a new VM's TSC starts at 0 */
+		assert_int_equal(pvclock_kvm_restore(b.kvm, &record, &reason), 0);
+		assert_int_equal(b.fake.offset, a.fake.offset);
+		assert_int_equal(pvclock_kvm_resume(b.kvm, &correction, &reason), 0);
+		assert_int_equal(correction.moved_ticks, 0);
+		if (modes[i] == PVCLOCK_MODE_STEER) {
+			struct pvclock_snapshot now;
+
+			assert_int_equal(b.fake.system_time_msr, 65);
+			kernel_publishes(&b);
+			pvclock_page_read(b.memory + 64, &now);
+			after = now.line;
+		} else {
+			pvclock_vcpu_get_line(b.vcpu, &after);
+		}
+		for (t = 0; t < 1000; t++) {
+			uint64_t tick = b.fake.tsc + b.fake.offset + fake_random(&b.fake) % 100000000;
+			int64_t shift = (int64_t)(pvclock_line_ns(&after, tick) - pvclock_line_ns(&before, tick));
+
+			assert_in_range(shift + 1, modes[i] == PVCLOCK_MODE_OWN, modes[i] == PVCLOCK_MODE_OWN ? 1 : 2);
+		}
+		pvclock_record_clear(&record);
+		machine_clear(&a);
+		machine_clear(&b);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(filters_are_merged_not_replaced),
+		cmocka_unit_test(filters_of_no_kind_are_refused),
+		cmocka_unit_test(p1_steer_keeps_within_1_ns),
+		cmocka_unit_test(p1_stock_moves_the_clock),
+		cmocka_unit_test(p4_steer_says_when_there_is_no_master_clock),
+		cmocka_unit_test(steer_gives_up_on_a_wild_kernel),
+		cmocka_unit_test(offsets_are_read_back),
+		cmocka_unit_test(p4_a_guest_that_wrote_its_tsc_is_followed),
+		cmocka_unit_test(own_exits_are_answered),
+		cmocka_unit_test(p1_restore_in_every_mode),
+	};
+
+	return cmocka_run_group_tests_name("binding", tests, NULL, NULL);
+}
