@@ -81,7 +81,7 @@ static inline uint64_t start_ticks(void)
  * processor finds out only when the result before is there. That costs each of the three the same two cycles.
  */
 #define RUN(name, call, table)                                                                                      \
-	static double name(const struct input *input, bool dependent)                                               \
+	__attribute__((noinline)) static double name(const struct input *input, bool dependent)                     \
 	{                                                                                                           \
 		uint64_t zero = 0, carry = 0, sum = 0, start, end;                                                  \
 		__asm__ volatile("" : "+r"(zero));                                                                  \
