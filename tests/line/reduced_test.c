@@ -271,7 +271,7 @@ static void p3_every_slope_difference(void **state)
 			for (int apart = -9; apart <= 9; apart++, cases++) {
 				struct pvclock_slope x = { .mantissa = (uint64_t)a, .exponent = (int16_t)(apart - 9) };
 				struct pvclock_slope y = { .mantissa = (uint64_t)b, .exponent = -9 };
-				long numerator = (a << (apart + 9)) - (b << 9), wanted = (numerator << 8) / (b << 9);
+				long numerator = (a << (apart + 9)) - (b << 9), wanted = numerator * 256 / (b << 9);
 
 				wanted = wanted > 127 ? 127 : wanted < -128 ? -128 : wanted;
 				if (pvclock_slope_difference(&x, &y) != wanted)
