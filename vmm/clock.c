@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: MIT
+/*
+ * clock.c - all that a VMM has to do for its guest's clock: attach, start, pause and resume, save and restore.
+ */
+#include "vmm.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#define LEARN_TIMEOUT_NS 5000000000ull
+
+/* Proves the host's slope, or says why there is none. 0 or -errno. */
+static int open_source(struct machine *machine, bool learn, struct pvclock_reason *reason)
+{
+	int error = pvclock_source_open(pvclock_os_linux(), &machine->clock.source, reason);
+
+	if (error == 0 && learn)
+		error = pvclock_source_learn(machine->clock.source, LEARN_TIMEOUT_NS, reason);
+	if (error != 0 && machine->clock.source != NULL) {
+		pvclock_source_close(machine->clock.source);
+		machine->clock.source = NULL;
+	}
+	return error;
+}
+
+/* One line: which mode it is, why, and by what the clock runs. */
+static void say_mode(const struct machine *machine, enum pvclock_mode asked, bool learnt,
+		     const struct pvclock_reason *mode_reason, const struct pvclock_reason *source_reason)
+{
+	enum pvclock_mode mode = pvclock_kvm_mode(machine->clock.kvm);
+	struct pvclock_source_state state;
+	char slope[128] = "the host's slope will come with the record";
+
+	if (machine->clock.source == NULL) {
+		snprintf(slope, sizeof(slope), "the host's slope is only known to 1 kHz");
+	} else if (learnt) {
+		pvclock_source_get(machine->clock.source, &state);
+		snprintf(slope, sizeof(slope), "the host's slope is %u/2^%u ns per tick, proven", state.mult, state.shift);
+	}
+	fprintf(stderr, "pvclock-vmm: clock: %s mode (asked for: %s); %s%s%s%s%s\n", pvclock_mode_name(mode),
+		pvclock_mode_name(asked), slope, mode_reason->text[0] != '\0' ? "; " : "", mode_reason->text,
+		source_reason->text[0] != '\0' ? "; " : "", source_reason->text);
+}
+
+int clock_attach(struct machine *machine, enum pvclock_mode asked, bool learn, struct problem *problem)
+{
+	struct vmm_clock *clock = &machine->clock;
+	struct pvclock_reason source_reason = { 0 }, reason = { 0 };
+	enum pvclock_mode mode = asked;
+
+	if (open_source(machine, learn, &source_reason) != 0) {
+		if (asked == PVCLOCK_MODE_OWN)
+			return fail(problem, "--mode own: %s", source_reason.text);
+		if (asked == PVCLOCK_MODE_AUTO)
+			mode = PVCLOCK_MODE_STEER; /* the kernel's clock needs no line of ours */
+	}
+	int error = pvclock_vm_create(pvclock_os_linux(), &clock->vm);
+	if (error == 0)
+		error = pvclock_vm_add_memory(clock->vm, (struct pvclock_gpa){ 0 }, machine->memory_size,
+					      machine->memory, 0);
+	if (error != 0)
+		return fail(problem, "clock: %s", strerror(-error));
+	struct pvclock_kvm_config config = {
+		.os = pvclock_os_linux(),
+		.vm = clock->vm,
+		.vm_fd = machine->vm_fd,
+		.mode = mode,
+	};
+	error = pvclock_kvm_attach(&config, &clock->kvm, &reason);
+	if (error != 0)
+		return fail(problem, "--mode %s: %s", pvclock_mode_name(asked),
+			    reason.text[0] != '\0' ? reason.text : strerror(-error));
+	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
+		struct vcpu *vcpu = &machine->vcpus[i];
+
+		error = pvclock_vcpu_create(clock->vm, i, &vcpu->clock);
+		if (error == 0)
+			error = pvclock_kvm_add_vcpu(clock->kvm, vcpu->clock, vcpu->fd);
+		if (error != 0)
+			return fail(problem, "clock of vCPU %u: %s", i, strerror(-error));
+	}
+	say_mode(machine, asked, learn, &reason, &source_reason);
+	return 0;
+}
+
+void clock_detach(struct machine *machine)
+{
+	struct vmm_clock *clock = &machine->clock;
+
+	pvclock_kvm_detach(clock->kvm);
+	for (uint32_t i = 0; i < machine->vcpu_count; i++)
+		if (machine->vcpus[i].clock != NULL)
+			pvclock_vcpu_destroy(machine->vcpus[i].clock);
+	if (clock->vm != NULL)
+		pvclock_vm_destroy(clock->vm);
+	if (clock->source != NULL)
+		pvclock_source_close(clock->source);
+}
+
+int clock_start(struct machine *machine, struct problem *problem)
+{
+	struct pvclock_slope slope;
+
+	if (machine->clock.source != NULL) {
+		struct pvclock_source_state state;
+		pvclock_source_get(machine->clock.source, &state);
+		slope = state.slope;
+	} else {
+		int khz = ioctl(machine->vcpus[0].fd, KVM_GET_TSC_KHZ, 0);
+		if (khz <= 0 || !pvclock_slope_from_khz((uint64_t)khz, &slope))
+			return fail(problem, "KVM_GET_TSC_KHZ: KVM does not know the TSC's rate");
+	}
+	int error = pvclock_kvm_start(machine->clock.kvm, &slope);
+	return error == 0 ? 0 : fail(problem, "clock: start: %s", strerror(-error));
+}
+
+int clock_pause(struct machine *machine, struct problem *problem)
+{
+	int error = pvclock_kvm_pause(machine->clock.kvm);
+
+	return error == 0 ? 0 : fail(problem, "clock: pause: %s", strerror(-error));
+}
+
+int clock_resume(struct machine *machine, struct pvclock_correction *correction, struct problem *problem)
+{
+	struct pvclock_reason reason = { 0 };
+
+	*correction = (struct pvclock_correction){ 0 };
+	int error = pvclock_kvm_resume(machine->clock.kvm, correction, &reason);
+	if (error == 0)
+		return 0;
+	/* The guest can run, only not as exactly as promised. */
+	if (error == -ERANGE || error == -ENOTSUP) {
+		fprintf(stderr, "pvclock-vmm: clock: %s\n", reason.text);
+		return 0;
+	}
+	return fail(problem, "clock: resume: %s", reason.text[0] != '\0' ? reason.text : strerror(-error));
+}
+
+int clock_save(struct machine *machine, struct wire *wire, int64_t corrupt_bit, struct problem *problem)
+{
+	struct pvclock_record record = { 0 };
+	struct pvclock_reason reason = { 0 };
+	int result = -1;
+
+	int error = pvclock_kvm_save(machine->clock.kvm, &record);
+	if (error != 0)
+		return fail(problem, "clock: save: %s", strerror(-error));
+	if (machine->clock.source != NULL && record.host_mult == 0) {
+		struct pvclock_source_state state;
+		struct pvclock_slope slope;
+
+		pvclock_source_get(machine->clock.source, &state);
+		/* The successor need not learn again what was proven on this host. */
+		if (state.proven && pvclock_slope_from_kernel(state.mult, state.shift, &slope)) {
+			record.host_mult = state.mult;
+			record.host_shift = state.shift;
+			record.host = slope;
+		}
+	}
+	size_t size = pvclock_record_size(&record);
+	uint8_t *bytes = wire_add(wire, WIRE_RECORD, 0, size, problem);
+	if (bytes == NULL)
+		goto out;
+	ssize_t length = pvclock_record_encode(&record, bytes, size, &reason);
+	if (length < 0 || (size_t)length != size) {
+		fail(problem, "clock: record: %s", reason.text[0] != '\0' ? reason.text : "not encoded");
+		goto out;
+	}
+	if (corrupt_bit >= 0)
+		bytes[(uint64_t)corrupt_bit / 8 % size] ^= (uint8_t)(1u << (corrupt_bit % 8));
+	result = 0;
+out:
+	pvclock_record_clear(&record);
+	return result;
+}
+
+int clock_restore(struct machine *machine, const struct wire *wire, struct problem *problem)
+{
+	struct pvclock_record record = { 0 };
+	struct pvclock_reason reason = { 0 };
+	size_t size;
+	const void *bytes = wire_find(wire, WIRE_RECORD, 0, &size);
+
+	if (bytes == NULL)
+		return fail(problem, "the state handed over holds no clock record");
+	int error = pvclock_record_decode(bytes, size, &record, &reason);
+	if (error != 0)
+		return fail(problem, "the clock record handed over is refused: %s", reason.text);
+	if (machine->clock.source != NULL && record.host_mult != 0)
+		error = pvclock_source_assume(machine->clock.source, record.host_mult, record.host_shift, &reason);
+	if (error == 0)
+		error = pvclock_kvm_restore(machine->clock.kvm, &record, &reason);
+	pvclock_record_clear(&record);
+	if (error != 0)
+		return fail(problem, "the clock record handed over is refused: %s",
+			    reason.text[0] != '\0' ? reason.text : strerror(-error));
+	return 0;
+}

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: MIT
+/*
+ * control.c - the control socket: a command a packet in, a JSON object a packet out.
+ *
+ *   status         {"ok":true, "pid", "mode", "state":"running"|"paused", "vcpus", "stable", "reason", "reason_text",
+ *                   "line":{"tsc","ns","mul","shift"} of vCPU 0 or null, "tsc_offset" of vCPU 0 (signed)}
+ *   pause          {"ok":true}   all vCPUs are out of guest mode
+ *   resume         {"ok":true, "residual_ns", "moved_ticks", "tries", "elapsed_ns", "blackout_ns"}
+ *   update [PATH]  {"ok":true, "pid" (the new one's), "mode", "blackout_ns", "stop_ns", "save_ns", "restore_ns", "clock_ns",
+ *                   "residual_ns", "moved_ticks", "tries", "elapsed_ns", "predecessor_died"}, from the new process
+ *   quit           {"ok":true}   and the process ends
+ *
+ * Any of them may be answered {"ok":false, "error":"one sentence"}, and nothing has changed. The one exception: after an update
+ * whose new side died when the guest was already its own, the error says so, and the old process ends too.
+ *
+ * blackout_ns: from the first vCPU that left guest mode to the first that entered it again, by CLOCK_MONOTONIC; 0 if the
+ * guest ended in between. Its parts: stop_ns until the last had left, save_ns in the old process and restore_ns in the new one; clock_ns
+ * is the clock's share of all. When the guest ends, the process ends with its code, and the socket closes; a harness that wants the
+ * code of an updated process makes itself the subreaper (prctl(2)).
+ */
+#include "vmm.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define COMMAND_MAX 4096
+#define REPLY_MAX 4096
+#define SELF "/proc/self/exe"
+
+struct reply {
+	char text[REPLY_MAX];
+	size_t length;
+};
+
+__attribute__((format(printf, 2, 3))) static void add(struct reply *reply, const char *format, ...)
+{
+	va_list arguments;
+	size_t left = sizeof(reply->text) - reply->length;
+
+	va_start(arguments, format);
+	int length = vsnprintf(reply->text + reply->length, left, format, arguments);
+	va_end(arguments);
+	if (length > 0)
+		reply->length += (size_t)length < left ? (size_t)length : left - 1;
+}
+
+/* A JSON string (RFC 8259, 7), from bytes that may come from anywhere. */
+static void add_string(struct reply *reply, const char *text)
+{
+	add(reply, "\"");
+	for (; *text != '\0'; text++) {
+		unsigned char c = (unsigned char)*text;
+		if (c == '"' || c == '\\')
+			add(reply, "\\%c", c);
+		else if (c < 0x20 || c > 0x7e)
+			add(reply, "\\u%04x", c);
+		else
+			add(reply, "%c", c);
+	}
+	add(reply, "\"");
+}
+
+static void send_reply(const struct options *options, const struct reply *reply)
+{
+	ssize_t sent;
+
+	do
+		sent = send(options->control_fd, reply->text, reply->length, MSG_NOSIGNAL);
+	while (sent < 0 && errno == EINTR);
+}
+
+static void refuse(const struct options *options, const char *text)
+{
+	struct reply reply = { .length = 0 };
+
+	add(&reply, "{\"ok\":false,\"error\":");
+	add_string(&reply, text);
+	add(&reply, "}");
+	send_reply(options, &reply);
+}
+
+static void add_correction(struct reply *reply, const struct pvclock_correction *correction)
+{
+	add(reply, ",\"residual_ns\":%lld,\"moved_ticks\":%lld,\"tries\":%u,\"elapsed_ns\":%llu",
+	    (long long)correction->residual_ns, (long long)correction->moved_ticks, correction->tries,
+	    (unsigned long long)correction->elapsed_ns);
+}
+
+static uint64_t blackout_of(uint64_t stopped_ns, uint64_t entered_ns)
+{
+	return entered_ns > stopped_ns ? entered_ns - stopped_ns : 0;
+}
+
+void control_say_updated(const struct machine *machine, const struct options *options, const struct blackout *blackout,
+			 uint64_t entered_ns, const struct pvclock_correction *correction, bool predecessor_died)
+{
+	struct reply reply = { .length = 0 };
+
+	if (options->control_fd < 0)
+		return;
+	add(&reply, "{\"ok\":true,\"pid\":%d,\"mode\":\"%s\",\"blackout_ns\":%llu,\"stop_ns\":%llu,\"save_ns\":%llu,"
+	    "\"restore_ns\":%llu,\"clock_ns\":%llu", (int)getpid(),
+	    pvclock_mode_name(pvclock_kvm_mode(machine->clock.kvm)),
+	    (unsigned long long)blackout_of(blackout->stopped_ns, entered_ns), (unsigned long long)blackout->stop_ns,
+	    (unsigned long long)blackout->save_ns, (unsigned long long)blackout->restore_ns,
+	    (unsigned long long)blackout->clock_ns);
+	add_correction(&reply, correction);
+	add(&reply, ",\"predecessor_died\":%s}", predecessor_died ? "true" : "false");
+	send_reply(options, &reply);
+}
+
+static void say_status(const struct machine *machine, const struct options *options, bool paused)
+{
+	const struct pvclock_vcpu *first = machine->vcpus[0].clock;
+	struct pvclock_tsc_transform tsc = { 0 };
+	struct pvclock_reason reason = { 0 };
+	struct pvclock_line line;
+	struct reply reply = { .length = 0 };
+
+	bool stable = pvclock_vm_stable(machine->clock.vm, &reason);
+	pvclock_vcpu_get_tsc(first, &tsc);
+	add(&reply, "{\"ok\":true,\"pid\":%d,\"mode\":\"%s\",\"state\":\"%s\",\"vcpus\":%u,\"stable\":%s,"
+	    "\"reason\":\"%s\",\"reason_text\":", (int)getpid(),
+	    pvclock_mode_name(pvclock_kvm_mode(machine->clock.kvm)), paused ? "paused" : "running",
+	    machine->vcpu_count, stable ? "true" : "false", pvclock_reason_name(reason.code));
+	add_string(&reply, reason.text);
+	/* Where the kernel publishes and was never asked, the engine has no line yet. */
+	if (pvclock_vcpu_get_line(first, &line) == 0)
+		add(&reply, ",\"line\":{\"tsc\":%llu,\"ns\":%llu,\"mul\":%u,\"shift\":%d}", (unsigned long long)line.tsc,
+		    (unsigned long long)line.ns, line.mul, line.shift);
+	else
+		add(&reply, ",\"line\":null");
+	add(&reply, ",\"tsc_offset\":%lld}", (long long)tsc.offset);
+	send_reply(options, &reply);
+}
+
+struct session {
+	struct machine *machine;
+	struct options *options;
+	bool paused;
+	uint64_t stopped_ns;
+};
+
+static void do_pause(struct session *session)
+{
+	struct reply reply = { .length = 0 };
+	struct problem problem;
+
+	if (session->paused) {
+		refuse(session->options, "pause: already paused");
+		return;
+	}
+	session->stopped_ns = vcpus_pause(session->machine);
+	if (clock_pause(session->machine, &problem) < 0) {
+		vcpus_resume(session->machine);
+		refuse(session->options, problem.text);
+		return;
+	}
+	session->paused = true;
+	add(&reply, "{\"ok\":true}");
+	send_reply(session->options, &reply);
+}
+
+static void do_resume(struct session *session)
+{
+	struct pvclock_correction correction;
+	struct reply reply = { .length = 0 };
+	struct problem problem;
+
+	if (!session->paused) {
+		refuse(session->options, "resume: not paused");
+		return;
+	}
+	if (clock_resume(session->machine, &correction, &problem) < 0) {
+		refuse(session->options, problem.text);
+		return;
+	}
+	uint64_t entered_ns = vcpus_resume(session->machine);
+	session->paused = false;
+	add(&reply, "{\"ok\":true");
+	add_correction(&reply, &correction);
+	add(&reply, ",\"blackout_ns\":%llu}", (unsigned long long)blackout_of(session->stopped_ns, entered_ns));
+	send_reply(session->options, &reply);
+}
+
+static void do_update(struct session *session, const char *path)
+{
+	struct problem problem = { "" };
+
+	if (session->paused) {
+		refuse(session->options, "update: the guest is paused: resume it first");
+		return;
+	}
+	enum handover_end end = handover_to(session->machine, session->options, path, &problem);
+	if (end == HANDOVER_DONE)
+		_exit(0);
+	fprintf(stderr, "pvclock-vmm: %s\n", problem.text);
+	refuse(session->options, problem.text);
+	/* Not through main: nothing of the guest is ours to stop or free. */
+	if (end == HANDOVER_LOST)
+		_exit(1);
+}
+
+/* False: quit. */
+static bool obey(struct session *session, char *command)
+{
+	if (strcmp(command, "status") == 0) {
+		say_status(session->machine, session->options, session->paused);
+	} else if (strcmp(command, "pause") == 0) {
+		do_pause(session);
+	} else if (strcmp(command, "resume") == 0) {
+		do_resume(session);
+	} else if (strcmp(command, "update") == 0) {
+		do_update(session, SELF);
+	} else if (strncmp(command, "update ", 7) == 0) {
+		do_update(session, command + 7);
+	} else if (strcmp(command, "quit") == 0) {
+		struct reply reply = { .length = 0 };
+		add(&reply, "{\"ok\":true}");
+		send_reply(session->options, &reply);
+		return false;
+	} else {
+		refuse(session->options, "unknown command: say status, pause, resume, update [PATH] or quit");
+	}
+	return true;
+}
+
+/* One packet. False: quit, or the other end is gone. */
+static bool serve_one(struct session *session)
+{
+	char command[COMMAND_MAX + 1];
+	ssize_t got = recv(session->options->control_fd, command, COMMAND_MAX, MSG_DONTWAIT);
+
+	if (got < 0)
+		return errno == EINTR || errno == EAGAIN;
+	if (got == 0)
+		return false;
+	while (got > 0 && (command[got - 1] == '\n' || command[got - 1] == '\0'))
+		got--;
+	command[got] = '\0';
+	return obey(session, command);
+}
+
+int control_serve(struct machine *machine, struct options *options)
+{
+	struct session session = { .machine = machine, .options = options };
+
+	for (;;) {
+		struct pollfd waited[2] = {
+			{ .fd = machine->event_fd, .events = POLLIN },
+			{ .fd = options->control_fd, .events = POLLIN }, /* -1: poll ignores it */
+		};
+
+		if (poll(waited, 2, -1) < 0) {
+			if (errno == EINTR)
+				continue;
+			fprintf(stderr, "pvclock-vmm: poll: %s\n", strerror(errno));
+			return 1;
+		}
+		if (waited[0].revents != 0) {
+			pthread_mutex_lock(&machine->lock);
+			int code = machine->code;
+			if (machine->problem.text[0] != '\0')
+				fprintf(stderr, "pvclock-vmm: %s\n", machine->problem.text);
+			pthread_mutex_unlock(&machine->lock);
+			return code;
+		}
+		if (waited[1].revents != 0 && !serve_one(&session))
+			return 0;
+	}
+}

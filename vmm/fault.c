@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+/*
+ * fault.c - the steps of a live update as points at which a test kills or stops one side.
+ */
+#include "vmm.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct step {
+	const char *point;
+	const char *what;
+	const char *after_a_crash;
+} steps[] = {
+	{ "new:prepared", "VM and vCPUs made, PREPARED said", "old one resumes" },
+	{ "old:paused", "PREPARED received, no vCPU runs", "nobody: the guest ends with its VMM" },
+	{ "old:saved", "record and vCPU state in a sealed memfd", "nobody: the guest ends with its VMM" },
+	{ "old:sent", "STATE sent", "new one takes over" },
+	{ "new:state-received", "STATE received", "old one resumes" },
+	{ "new:restored", "everything restored, nothing run", "old one resumes" },
+	{ "new:ready-said", "READY said", "old one resumes" },
+	{ "old:ready-received", "READY received", "new one takes over" },
+	{ "old:go-sent", "GO sent", "new one runs" },
+	{ "new:go-received", "GO received, not committed", "old one resumes" },
+	{ "new:committed-not-said", "commit word set", "nobody: the guest was the new one's" },
+	{ "new:running-said", "RUNNING said, no vCPU has run", "nobody: the guest was the new one's" },
+	{ "old:running-received", "RUNNING received", "new one runs" },
+};
+
+bool fault_known(const char *point)
+{
+	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
+		if (strcmp(steps[i].point, point) == 0)
+			return true;
+	return false;
+}
+
+void fault_list(void)
+{
+	printf("%-24s %-44s %s\n", "step", "what has happened", "who has the guest if that side is killed here");
+	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++)
+		printf("%-24s %-44s %s\n", steps[i].point, steps[i].what, steps[i].after_a_crash);
+}
+
+void fault_reached(const struct fault_plan *plan, const char *point)
+{
+	if (plan->crash_at != NULL && strcmp(plan->crash_at, point) == 0)
+		raise(SIGKILL);
+	while (plan->hang_at != NULL && strcmp(plan->hang_at, point) == 0)
+		pause();
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+/*
+ * clock.c - every vCPU reads its clock for as long as it may, and logs (guest TSC, ns) for the judge.
+ */
+#include "runtime.h"
+
+static struct {
+	_Alignas(64) struct pvclock_page page;
+} pages[VMM_VCPUS_MAX]; /* a cache line each */
+static _Alignas(64) struct pvclock_wall_clock wall_clock;
+
+static void read_once(struct vmm_shared *shared, struct vmm_ring *ring, uint16_t index, uint64_t *previous)
+{
+	struct pvclock_page *page = &pages[index].page;
+	struct pvclock_reading reading;
+
+	/* Whatever another vCPU published before we read may not lie ahead of what we read. */
+	uint64_t last = atomic_load_explicit(&shared->last, memory_order_acquire);
+	enum pvclock_read result = pvclock_read_clock(page, &reading);
+
+	if (result != PVCLOCK_READ_OK) {
+		guest_count(&ring->failed);
+	} else {
+		uint64_t ns = reading.ns;
+		/* Without the flag the pages need not agree: what the guest may use is what the guard lets through. */
+		if ((reading.flags & PVCLOCK_TSC_STABLE) == 0) {
+			guest_count(&ring->unstable);
+			ns = pvclock_guard(&shared->last, ns);
+		}
+		if (ns < last)
+			guest_count(&ring->backwards_cross);
+		if (ns < *previous)
+			guest_count(&ring->backwards);
+		*previous = ns;
+		pvclock_guard(&shared->last, ns);
+	}
+	if ((reading.flags & PVCLOCK_GUEST_STOPPED) != 0 && pvclock_take_guest_stopped(page))
+		guest_count(&ring->stopped);
+	guest_log(ring, &(struct vmm_ring_entry){
+		.tsc = reading.tsc.ticks,
+		.ns = reading.ns,
+		.version = reading.version,
+		.flags = reading.flags,
+		.result = (uint8_t)result,
+		.vcpu = index,
+	});
+	guest_count(&ring->reads);
+}
+
+void guest_main(uint64_t index, struct vmm_shared *shared)
+{
+	static _Atomic uint32_t left;
+	struct vmm_ring *ring = &shared->ring[index];
+	uint64_t previous = 0;
+
+	guest_write_msr(PVCLOCK_MSR_SYSTEM_TIME, (uintptr_t)&pages[index].page | PVCLOCK_MSR_ENABLE);
+	if (index == 0) {
+		uint64_t wall_ns;
+		guest_write_msr(PVCLOCK_MSR_WALL_CLOCK, (uintptr_t)&wall_clock);
+		if (pvclock_wall_clock_read(&wall_clock, &wall_ns) == PVCLOCK_READ_OK)
+			atomic_store(&shared->wall_ns, wall_ns);
+	}
+	atomic_fetch_add(&shared->started, 1);
+	while (atomic_load_explicit(&shared->stop, memory_order_acquire) == 0) {
+		read_once(shared, ring, (uint16_t)index, &previous);
+		uint32_t pace = atomic_load_explicit(&shared->pace, memory_order_relaxed);
+		while (pace-- > 0)
+			__asm__ __volatile__("pause" : : : "memory");
+	}
+	/* The last one out ends the machine: no vCPU is cut off in the middle of a reading. */
+	if (atomic_fetch_add(&left, 1) + 1 == shared->vcpus)
+		guest_exit(0);
+	guest_halt();
+}

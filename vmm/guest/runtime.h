@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/* runtime.h - the little that a guest without an operating system needs. */
+#ifndef VMM_GUEST_RUNTIME_H
+#define VMM_GUEST_RUNTIME_H
+
+#include "../shared.h"
+
+#include <pvclock/guest.h>
+#include <stdatomic.h>
+#include <stddef.h>
+
+void guest_main(uint64_t index, struct vmm_shared *shared); /* every vCPU; must not return */
+
+void guest_print(const char *text);
+_Noreturn void guest_exit(uint8_t code);
+_Noreturn void guest_halt(void);
+/* Waits until all vCPUs have come here as often as this one. */
+void guest_barrier(const struct vmm_shared *shared, uint32_t *times);
+void guest_log(struct vmm_ring *ring, const struct vmm_ring_entry *entry);
+
+/* Counters have one writer: no locked instruction, just no torn store. */
+static inline void guest_count(_Atomic uint64_t *counter)
+{
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1, memory_order_release);
+}
+
+static inline void guest_write_msr(uint32_t msr, uint64_t value)
+{
+	__asm__ __volatile__("wrmsr" : : "c"(msr), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)) : "memory");
+}
+
+/* True if it took a #GP; needs guest_catch_faults first. */
+static inline bool guest_write_msr_faulting(uint32_t msr, uint64_t value)
+{
+	uint32_t faulted;
+
+	__asm__ __volatile__("xorl %%r8d, %%r8d\n\twrmsr\n\tmovl %%r8d, %0"
+			     : "=r"(faulted)
+			     : "c"(msr), "a"((uint32_t)value), "d"((uint32_t)(value >> 32))
+			     : "r8", "r9", "memory");
+	return faulted != 0;
+}
+
+/* This vCPU's #GP goes to guest_general_protection. */
+void guest_catch_faults(void);
+
+#endif

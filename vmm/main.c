@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: MIT
+/*
+ * main.c - pvclock-vmm: the shortest real user of the library.
+ */
+#include "vmm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define EXIT_FAILED 1
+#define EXIT_USAGE 2
+#define HANDOVER_TIMEOUT_DEFAULT_S 5
+
+static const char help[] =
+	"Usage: pvclock-vmm [OPTION]... PAYLOAD\n"
+	"Runs PAYLOAD (a static x86-64 ELF, or flat code for address 0x800000) in 64-bit mode on every vCPU, with a\n"
+	"clock that pvclock keeps. What the guest writes to port 0x3f8 goes to stdout; a byte written to port 0xf4 ends it\n"
+	"and is the exit code (1 also: it could not run or broke; 2: wrong usage).\n"
+	"\n"
+	"  -c, --vcpus N             vCPUs, 1 to 16 (1)\n"
+	"  -m, --memory MIB          guest memory, 16 to 1024, even (32, or what --memory-fd holds)\n"
+	"  -M, --mode MODE           own: this program writes the clock's pages; steer: KVM does, this program aims it;\n"
+	"                            stock: KVM alone; auto: own, else steer (auto)\n"
+	"  -h, --help                this text\n"
+	"  -V, --version             the version\n"
+	"\n"
+	"For programs and tests:\n"
+	"      --memory-fd FD        guest memory is this memfd, so that others can map it too\n"
+	"      --control FD          a SOCK_SEQPACKET socket: status, pause, resume, update [PATH], quit; JSON replies\n"
+	"      --handover-timeout S  how long an update's sides wait for each other (5)\n"
+	"      --list-steps          the steps of an update, and who has the guest after a crash at each\n"
+	"      --crash-at SIDE:STEP  the old or new side of the next update dies there\n"
+	"      --hang-at SIDE:STEP   ... stops there for ever\n"
+	"      --corrupt-record BIT  the next update hands over a record with this bit flipped\n"
+	"\n"
+	"Example: pvclock-vmm --vcpus 2 --mode own clock.elf\n";
+
+enum long_option {
+	OPTION_MEMORY_FD = 256,
+	OPTION_CONTROL,
+	OPTION_TIMEOUT,
+	OPTION_LIST_STEPS,
+	OPTION_CRASH_AT,
+	OPTION_HANG_AT,
+	OPTION_CORRUPT,
+	OPTION_SUCCESSOR,
+	OPTION_COMMIT,
+};
+
+static const struct option long_options[] = {
+	{ "vcpus", required_argument, NULL, 'c' },
+	{ "memory", required_argument, NULL, 'm' },
+	{ "mode", required_argument, NULL, 'M' },
+	{ "help", no_argument, NULL, 'h' },
+	{ "version", no_argument, NULL, 'V' },
+	{ "memory-fd", required_argument, NULL, OPTION_MEMORY_FD },
+	{ "control", required_argument, NULL, OPTION_CONTROL },
+	{ "handover-timeout", required_argument, NULL, OPTION_TIMEOUT },
+	{ "list-steps", no_argument, NULL, OPTION_LIST_STEPS },
+	{ "crash-at", required_argument, NULL, OPTION_CRASH_AT },
+	{ "hang-at", required_argument, NULL, OPTION_HANG_AT },
+	{ "corrupt-record", required_argument, NULL, OPTION_CORRUPT },
+	/* said by an old side to its successor, never by a person */
+	{ "successor", required_argument, NULL, OPTION_SUCCESSOR },
+	{ "commit-fd", required_argument, NULL, OPTION_COMMIT },
+	{ NULL, 0, NULL, 0 },
+};
+
+static int parse_number(const char *name, const char *text, uint64_t least, uint64_t most, uint64_t *value,
+			struct problem *problem)
+{
+	char *end;
+
+	errno = 0;
+	unsigned long long number = strtoull(text, &end, 10);
+	if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || number < least || number > most)
+		return fail(problem, "%s %s: give a whole number from %llu to %llu", name, text,
+			    (unsigned long long)least, (unsigned long long)most);
+	*value = number;
+	return 0;
+}
+
+/* An inherited descriptor; programs we start get it only if we say so. */
+static int parse_fd(const char *name, const char *text, int *fd, struct problem *problem)
+{
+	uint64_t number;
+
+	if (parse_number(name, text, 0, 1 << 20, &number, problem) < 0)
+		return -1;
+	*fd = (int)number;
+	if (fcntl(*fd, F_SETFD, FD_CLOEXEC) < 0)
+		return fail(problem, "%s %s: not an open file descriptor: the program that starts this one has to "
+			    "pass it on", name, text);
+	return 0;
+}
+
+static int parse_mode(const char *text, enum pvclock_mode *mode, struct problem *problem)
+{
+	static const enum pvclock_mode modes[] = { PVCLOCK_MODE_AUTO, PVCLOCK_MODE_OWN, PVCLOCK_MODE_STEER,
+						   PVCLOCK_MODE_STOCK };
+
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		if (strcmp(text, pvclock_mode_name(modes[i])) == 0) {
+			*mode = modes[i];
+			return 0;
+		}
+	}
+	return fail(problem, "--mode %s: give own, steer, stock or auto", text);
+}
+
+static int parse_point(const char *name, const char *text, const char **point, struct problem *problem)
+{
+	if (!fault_known(text))
+		return fail(problem, "%s %s: no such step: see --list-steps", name, text);
+	*point = text;
+	return 0;
+}
+
+/* 0: run; 1: done already; -1. */
+static int parse_options(int argc, char **argv, struct options *options, struct problem *problem)
+{
+	uint64_t number;
+	int option, result = 0;
+
+	*options = (struct options){
+		.vcpus = 1,
+		.memory_fd = -1,
+		.control_fd = -1,
+		.successor_fd = -1,
+		.commit_fd = -1,
+		.handover_timeout_ns = HANDOVER_TIMEOUT_DEFAULT_S * 1000000000ull,
+		.fault.corrupt_bit = -1,
+	};
+	while (result == 0 && (option = getopt_long(argc, argv, "c:m:M:hV", long_options, NULL)) != -1) {
+		switch (option) {
+		case 'c':
+			result = parse_number("--vcpus", optarg, 1, VMM_VCPUS_MAX, &number, problem);
+			options->vcpus = result == 0 ? (uint32_t)number : 0;
+			break;
+		case 'm':
+			result = parse_number("--memory", optarg, 16, 1024, &number, problem);
+			options->memory_size = result == 0 ? number << 20 : 0;
+			break;
+		case 'M':
+			result = parse_mode(optarg, &options->mode, problem);
+			break;
+		case 'h':
+			fputs(help, stdout);
+			return 1;
+		case 'V':
+			printf("pvclock-vmm %s\n", VMM_VERSION);
+			return 1;
+		case OPTION_MEMORY_FD:
+			result = parse_fd("--memory-fd", optarg, &options->memory_fd, problem);
+			break;
+		case OPTION_CONTROL:
+			result = parse_fd("--control", optarg, &options->control_fd, problem);
+			break;
+		case OPTION_TIMEOUT:
+			result = parse_number("--handover-timeout", optarg, 1, 3600, &number, problem);
+			options->handover_timeout_ns = result == 0 ? number * 1000000000u : 0;
+			break;
+		case OPTION_LIST_STEPS:
+			fault_list();
+			return 1;
+		case OPTION_CRASH_AT:
+			result = parse_point("--crash-at", optarg, &options->fault.crash_at, problem);
+			break;
+		case OPTION_HANG_AT:
+			result = parse_point("--hang-at", optarg, &options->fault.hang_at, problem);
+			break;
+		case OPTION_CORRUPT:
+			result = parse_number("--corrupt-record", optarg, 0, UINT32_MAX, &number, problem);
+			options->fault.corrupt_bit = result == 0 ? (int64_t)number : -1;
+			break;
+		case OPTION_SUCCESSOR:
+			result = parse_fd("--successor", optarg, &options->successor_fd, problem);
+			break;
+		case OPTION_COMMIT:
+			result = parse_fd("--commit-fd", optarg, &options->commit_fd, problem);
+			break;
+		default: /* getopt has said what */
+			return fail(problem, "see pvclock-vmm --help");
+		}
+	}
+	if (result < 0)
+		return -1;
+	if (options->successor_fd >= 0) {
+		if (options->commit_fd < 0 || options->memory_fd < 0)
+			return fail(problem, "--successor is what a live update says to the new side: use the control "
+				    "socket's update");
+		return 0;
+	}
+	if (argc - optind != 1)
+		return fail(problem, "give one payload to run: see pvclock-vmm --help");
+	options->payload = argv[optind];
+	return 0;
+}
+
+/* A new guest. */
+static int begin(struct machine *machine, const struct options *options, struct problem *problem)
+{
+	if (machine_create(machine, options, problem) < 0 ||
+	    clock_attach(machine, options->mode, true, problem) < 0 ||
+	    boot_load(machine, options->payload, problem) < 0 || vcpus_start(machine, problem) < 0 ||
+	    clock_start(machine, problem) < 0)
+		return -1;
+	vcpus_resume(machine);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	static struct machine machine;
+	struct options options;
+	struct problem problem = { "" };
+
+	signal(SIGPIPE, SIG_IGN);
+	int parsed = parse_options(argc, argv, &options, &problem);
+	if (parsed != 0) {
+		if (parsed < 0)
+			fprintf(stderr, "pvclock-vmm: %s\n", problem.text);
+		return parsed < 0 ? EXIT_USAGE : 0;
+	}
+	int begun = options.successor_fd >= 0 ? handover_from(&machine, &options, &problem) :
+						begin(&machine, &options, &problem);
+	int code = EXIT_FAILED;
+	if (begun < 0)
+		fprintf(stderr, "pvclock-vmm: %s\n", problem.text);
+	else
+		code = control_serve(&machine, &options);
+	vcpus_stop(&machine);
+	clock_detach(&machine);
+	machine_destroy(&machine);
+	return code;
+}

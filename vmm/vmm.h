@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vmm.h - the parts of the VMM, and what they know of each other. One process is one virtual machine.
+ *
+ * Every function that can fail returns 0 or -1 and leaves one sentence in *problem, for a person: which thing, what
+ * about it, and the way out. Nothing below main.c and handover.c prints or exits.
+ */
+#ifndef VMM_VMM_H
+#define VMM_VMM_H
+
+#include "shared.h"
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <pvclock/pvclock.h>
+#include <stdatomic.h>
+
+#define PROBLEM_TEXT 512
+
+struct problem {
+	char text[PROBLEM_TEXT];
+};
+
+__attribute__((format(printf, 2, 3))) int fail(struct problem *problem, const char *format, ...); /* always -1 */
+uint64_t monotonic_ns(void);
+
+/* --- options (main.c) ------------------------------------------------------------------ */
+
+struct fault_plan {
+	const char *crash_at, *hang_at; /* "side:step", or NULL */
+	int64_t corrupt_bit;            /* of the record that an update hands over; -1: none */
+};
+
+struct options {
+	uint32_t vcpus;
+	uint64_t memory_size; /* 0: not said */
+	enum pvclock_mode mode;
+	const char *payload;
+	int memory_fd, control_fd;    /* inherited, or -1 */
+	int successor_fd, commit_fd;  /* a live update's new side; else -1 */
+	uint64_t handover_timeout_ns;
+	struct fault_plan fault;
+};
+
+/* --- the saved state, on its way to another process (wire.c) ----------------------------- */
+
+enum wire_kind {
+	WIRE_RECORD = 1, /* the library's, opaque here */
+	WIRE_IRQCHIP,    /* index: KVM_IRQCHIP_* */
+	WIRE_SREGS,      /* from here on, index: vCPU */
+	WIRE_REGS,
+	WIRE_XCRS,
+	WIRE_XSAVE,
+	WIRE_DEBUGREGS,
+	WIRE_LAPIC,
+	WIRE_MSRS,
+	WIRE_TSC_DEADLINE,
+	WIRE_MP_STATE,
+	WIRE_EVENTS,
+};
+
+struct wire {
+	uint8_t *bytes;
+	size_t size, capacity;
+	uint32_t sections;
+};
+
+int wire_begin(struct wire *wire, struct problem *problem);
+/* Appends a section and returns its zeroed, 8-byte aligned space, valid until the next one; NULL: no memory. */
+void *wire_add(struct wire *wire, enum wire_kind kind, uint32_t index, size_t size, struct problem *problem);
+int wire_seal(struct wire *wire, int *fd, uint64_t *length, struct problem *problem);
+int wire_open(struct wire *wire, int fd, uint64_t length, struct problem *problem);
+const void *wire_find(const struct wire *wire, enum wire_kind kind, uint32_t index, size_t *size);
+void wire_clear(struct wire *wire);
+
+/* --- the machine (machine.c, vcpu.c) ------------------------------------------------------ */
+
+struct machine;
+
+struct vcpu {
+	struct machine *machine;
+	uint32_t index;
+	int fd;
+	struct kvm_run *run;
+	struct pvclock_vcpu *clock;
+	pthread_t thread;
+	/* under the machine's lock */
+	bool parked;
+	uint64_t stopped_ns; /* CLOCK_MONOTONIC: left guest mode for the last pause */
+	uint64_t entered_ns; /* about to enter it after the last resume; 0 until then */
+};
+
+struct vmm_clock {
+	struct pvclock_vm *vm;
+	struct pvclock_kvm *kvm;
+	struct pvclock_source *source; /* NULL: the host has no line */
+};
+
+struct machine {
+	int kvm_fd, vm_fd, memory_fd;
+	uint8_t *memory;
+	uint64_t memory_size;
+	size_t run_size;
+	size_t xsave_size;          /* 0: no KVM_GET_XSAVE2 */
+	struct kvm_msrs *msrs;      /* those that can be got and set, values meaningless */
+	uint32_t vcpu_count;
+	struct vcpu vcpus[VMM_VCPUS_MAX];
+	struct vmm_clock clock;
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	_Atomic bool hold;          /* vCPUs leave guest mode and park */
+	bool quit;                  /* parked vCPU threads end */
+	uint32_t threads;           /* started */
+	bool ended;                 /* the guest is done, or broke; `code` and `problem` say how */
+	int code;
+	struct problem problem;
+	int event_fd;               /* readable once `ended` */
+};
+
+/* The VM, its memory and its vCPUs, with nothing in them. */
+int machine_create(struct machine *machine, const struct options *options, struct problem *problem);
+void machine_destroy(struct machine *machine);
+bool machine_has_range(const struct machine *machine, uint64_t gpa, uint64_t size);
+int machine_save(struct machine *machine, struct wire *wire, struct problem *problem);
+int machine_restore(struct machine *machine, const struct wire *wire, struct problem *problem);
+
+/* Page tables, GDT, struct vmm_shared, the payload, and vCPUs at its entry (boot.c). */
+int boot_load(struct machine *machine, const char *payload, struct problem *problem);
+
+/* Threads, all parked at first. */
+int vcpus_start(struct machine *machine, struct problem *problem);
+void vcpus_stop(struct machine *machine);
+/* Returns when no vCPU is in guest mode and none has an exit half done: CLOCK_MONOTONIC of the first to stop. */
+uint64_t vcpus_pause(struct machine *machine);
+/* Returns when every vCPU is about to enter: CLOCK_MONOTONIC of the first. 0: the guest has ended. */
+uint64_t vcpus_resume(struct machine *machine);
+
+/* What a vCPU is beside its clock (vcpu_state.c). */
+int vcpu_state_prepare(struct machine *machine, struct problem *problem);
+int vcpu_state_save(struct vcpu *vcpu, struct wire *wire, struct problem *problem);
+int vcpu_state_restore(struct vcpu *vcpu, const struct wire *wire, struct problem *problem);
+/* After the clock is back: a deadline is in TSC ticks. */
+int vcpu_state_restore_deadline(struct vcpu *vcpu, const struct wire *wire, struct problem *problem);
+
+/* --- the clock: all that this program asks of the library (clock.c) ------------------------- */
+
+int clock_attach(struct machine *machine, enum pvclock_mode asked, bool learn, struct problem *problem);
+void clock_detach(struct machine *machine);
+int clock_start(struct machine *machine, struct problem *problem);
+int clock_pause(struct machine *machine, struct problem *problem);
+int clock_resume(struct machine *machine, struct pvclock_correction *correction, struct problem *problem);
+int clock_save(struct machine *machine, struct wire *wire, int64_t corrupt_bit, struct problem *problem);
+int clock_restore(struct machine *machine, const struct wire *wire, struct problem *problem);
+
+/* --- control and live update (control.c, handover.c, fault.c) ------------------------------- */
+
+/* The numbers of one blackout, for the reply. All in ns. */
+struct blackout {
+	uint64_t stopped_ns; /* CLOCK_MONOTONIC of the first vCPU that stopped */
+	uint64_t stop_ns;    /* from there until all had stopped */
+	uint64_t save_ns;    /* old side: state and record into the memfd */
+	uint64_t clock_ns;   /* the clock's own part, of both sides */
+	uint64_t restore_ns; /* new side: from STATE to READY */
+};
+
+/* Serves the control socket until the guest ends; or just waits for that. The process's exit code. */
+int control_serve(struct machine *machine, struct options *options);
+/* What an update's new side answers in the old one's place. */
+void control_say_updated(const struct machine *machine, const struct options *options, const struct blackout *blackout,
+			 uint64_t entered_ns, const struct pvclock_correction *correction, bool predecessor_died);
+
+enum handover_end {
+	HANDOVER_REFUSED, /* the guest runs on here; *problem says why */
+	HANDOVER_LOST,    /* the successor has the guest and is dead or silent: this process must end */
+	HANDOVER_DONE,    /* the successor runs the guest: this process must end */
+};
+
+enum handover_end handover_to(struct machine *machine, struct options *options, const char *path,
+			      struct problem *problem);
+/* The new side. 0: the guest runs here. */
+int handover_from(struct machine *machine, const struct options *options, struct problem *problem);
+
+bool fault_known(const char *point);
+void fault_list(void);
+/* Dies, or stays for ever, if the plan says so for this point. */
+void fault_reached(const struct fault_plan *plan, const char *point);
+
+#endif

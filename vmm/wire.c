@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: MIT
+/*
+ * wire.c - a paused machine's state as sections in one memfd, sealed, so that what was checked is what is used.
+ *
+ * Both sides run on one host and in one byte order; the file still carries its own length and checksum, because what it is
+ * about to overwrite is the only copy of a guest.
+ */
+#include "vmm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define WIRE_MAGIC 0x656d6d766b6c6370ull /* "pclkvmme", little-endian */
+#define WIRE_VERSION 1u
+#define WIRE_SIZE_MAX (16u << 20)
+#define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+
+struct wire_header {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t sections;
+	uint64_t length;   /* of the whole file */
+	uint64_t checksum; /* of all after this header */
+};
+
+struct wire_section {
+	uint32_t kind;
+	uint32_t index;
+	uint64_t length; /* the next section starts at the next multiple of 8 */
+};
+
+/* FNV-1a's prime over 64-bit words: against accidents, not against forgers, and fast enough to stand in a blackout. */
+static uint64_t checksum_of(const uint8_t *bytes, size_t size)
+{
+	uint64_t sum = 0xcbf29ce484222325ull;
+
+	for (size_t i = 0; i + 8 <= size; i += 8) {
+		uint64_t word;
+		memcpy(&word, bytes + i, 8);
+		sum = (sum ^ word) * 0x100000001b3ull;
+		sum ^= sum >> 32; /* else the high bits never reach the low ones */
+	}
+	return sum;
+}
+
+static size_t padded(size_t size)
+{
+	return (size + 7) & ~(size_t)7;
+}
+
+int wire_begin(struct wire *wire, struct problem *problem)
+{
+	*wire = (struct wire){ .capacity = 256u << 10 };
+	wire->bytes = calloc(1, wire->capacity);
+	if (wire->bytes == NULL)
+		return fail(problem, "state: out of memory");
+	wire->size = sizeof(struct wire_header);
+	return 0;
+}
+
+void *wire_add(struct wire *wire, enum wire_kind kind, uint32_t index, size_t size, struct problem *problem)
+{
+	struct wire_section section = { .kind = kind, .index = index, .length = size };
+	size_t needed = wire->size + sizeof(section) + padded(size);
+
+	if (needed > WIRE_SIZE_MAX) {
+		fail(problem, "state: larger than %u bytes", WIRE_SIZE_MAX);
+		return NULL;
+	}
+	if (needed > wire->capacity) {
+		uint8_t *grown = realloc(wire->bytes, needed * 2);
+		if (grown == NULL) {
+			fail(problem, "state: out of memory");
+			return NULL;
+		}
+		memset(grown + wire->capacity, 0, needed * 2 - wire->capacity);
+		wire->bytes = grown;
+		wire->capacity = needed * 2;
+	}
+	memcpy(wire->bytes + wire->size, &section, sizeof(section));
+	void *space = wire->bytes + wire->size + sizeof(section);
+	wire->size = needed;
+	wire->sections++;
+	return space;
+}
+
+int wire_seal(struct wire *wire, int *fd, uint64_t *length, struct problem *problem)
+{
+	struct wire_header header = {
+		.magic = WIRE_MAGIC,
+		.version = WIRE_VERSION,
+		.sections = wire->sections,
+		.length = wire->size,
+		.checksum = checksum_of(wire->bytes + sizeof(header), wire->size - sizeof(header)),
+	};
+	size_t done = 0;
+
+	memcpy(wire->bytes, &header, sizeof(header));
+	*fd = memfd_create("pvclock-vmm-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	while (*fd >= 0 && done < wire->size) {
+		ssize_t written = write(*fd, wire->bytes + done, wire->size - done);
+		if (written < 0 && errno == EINTR)
+			continue;
+		if (written <= 0)
+			break;
+		done += (size_t)written;
+	}
+	if (done < wire->size || fcntl(*fd, F_ADD_SEALS, SEALS) < 0) {
+		fail(problem, "state: memfd of %zu bytes: %s", wire->size, strerror(errno));
+		if (*fd >= 0)
+			close(*fd);
+		*fd = -1;
+		return -1;
+	}
+	*length = wire->size;
+	return 0;
+}
+
+static int check(struct wire *wire, struct problem *problem)
+{
+	struct wire_header header;
+	size_t at = sizeof(header);
+
+	memcpy(&header, wire->bytes, sizeof(header));
+	if (header.magic != WIRE_MAGIC)
+		return fail(problem, "the state handed over is not a state of this VMM");
+	if (header.version != WIRE_VERSION)
+		return fail(problem, "the state handed over has version %u, and this VMM reads version %u: update "
+			    "through a release that knows both", header.version, WIRE_VERSION);
+	if (header.length != wire->size ||
+	    header.checksum != checksum_of(wire->bytes + sizeof(header), wire->size - sizeof(header)))
+		return fail(problem, "the state handed over is damaged (length or checksum)");
+	for (uint32_t i = 0; i < header.sections; i++) {
+		struct wire_section section;
+
+		if (wire->size - at < sizeof(section))
+			return fail(problem, "the state handed over ends inside section %u", i);
+		memcpy(&section, wire->bytes + at, sizeof(section));
+		at += sizeof(section);
+		if (section.length > wire->size - at || padded(section.length) > wire->size - at)
+			return fail(problem, "the state handed over ends inside section %u", i);
+		at += padded(section.length);
+	}
+	if (at != wire->size)
+		return fail(problem, "the state handed over has %zu bytes too many", wire->size - at);
+	wire->sections = header.sections;
+	return 0;
+}
+
+int wire_open(struct wire *wire, int fd, uint64_t length, struct problem *problem)
+{
+	*wire = (struct wire){ 0 };
+	int seals = fcntl(fd, F_GET_SEALS);
+	off_t size = lseek(fd, 0, SEEK_END);
+
+	if (seals < 0 || (seals & SEALS) != SEALS)
+		return fail(problem, "the state handed over is not sealed");
+	if (size < 0 || (uint64_t)size != length || length < sizeof(struct wire_header) || length > WIRE_SIZE_MAX ||
+	    length % 8 != 0)
+		return fail(problem, "the state handed over has %lld bytes where %llu were announced", (long long)size,
+			    (unsigned long long)length);
+	wire->size = wire->capacity = (size_t)length;
+	wire->bytes = malloc(wire->size);
+	if (wire->bytes == NULL)
+		return fail(problem, "state: out of memory");
+	size_t done = 0;
+	while (done < wire->size) {
+		ssize_t got = pread(fd, wire->bytes + done, wire->size - done, (off_t)done);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return fail(problem, "the state handed over cannot be read");
+		done += (size_t)got;
+	}
+	return check(wire, problem);
+}
+
+const void *wire_find(const struct wire *wire, enum wire_kind kind, uint32_t index, size_t *size)
+{
+	size_t at = sizeof(struct wire_header);
+
+	for (uint32_t i = 0; i < wire->sections; i++) {
+		struct wire_section section;
+
+		memcpy(&section, wire->bytes + at, sizeof(section));
+		at += sizeof(section);
+		if (section.kind == (uint32_t)kind && section.index == index) {
+			*size = (size_t)section.length;
+			return wire->bytes + at;
+		}
+		at += padded((size_t)section.length);
+	}
+	return NULL;
+}
+
+void wire_clear(struct wire *wire)
+{
+	free(wire->bytes);
+	*wire = (struct wire){ 0 };
+}
