@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/* guest.h - the parts of pvclock guest. */
+#ifndef PVCLOCK_TOOL_GUEST_H
+#define PVCLOCK_TOOL_GUEST_H
+
+#include "command.h"
+
+#include <pvclock/guest.h>
+
+#include <stdbool.h>
+#include <sys/utsname.h>
+
+/* --- guest_page.c: vCPU 0's page, as the vDSO sees it ---------------------------------------- */
+
+enum page_found {
+	PAGE_FOUND,
+	PAGE_NO_MAPPING, /* this process has no vDSO data */
+	PAGE_FAULTS,     /* it is mapped, but the kernel does not put a page there */
+	PAGE_NONSENSE,   /* what is there is no page */
+	PAGE_BUSY,       /* the host never finished writing it */
+};
+
+/*
+ * Looks for it where Linux maps it, in a child process, since a look may be fatal (SIGBUS). *page is then safe
+ * to read here, for the kernel never takes it away.
+ */
+enum page_found find_page(const struct pvclock_page **page, struct pvclock_snapshot *snapshot);
+
+/* --- guest_warp.c: does time go back when it is read on another CPU? ------------------------------ */
+
+#define WARP_CLOCKS 3
+enum warp_clock { WARP_TSC, WARP_RAW, WARP_PAGE };
+
+struct warp {
+	uint64_t reads, backward, worst; /* worst: ticks for the TSC, else ns */
+};
+
+struct warps {
+	unsigned int cpus;
+	bool page_read; /* WARP_PAGE was measured */
+	struct warp clocks[WARP_CLOCKS];
+};
+
+/*
+ * One thread on each CPU that this process may use reads all clocks for so long; a value below one that
+ * another thread had read before is a step back. 0, or -errno if no thread could be started.
+ */
+int measure_warps(const struct pvclock_page *page, double seconds, struct warps *warps);
+
+/* --- what was found ------------------------------------------------------------------------------ */
+
+struct guest {
+	struct utsname kernel;
+	struct clocksources clocksources;
+	bool hypervisor; /* CPUID says there is one */
+	char signatures[3][13];
+	unsigned int signature_count;
+	bool kvm; /* one of them is KVM's */
+	uint32_t features;
+
+	bool msr_known;
+	uint64_t msr;
+
+	enum page_found found;
+	const struct pvclock_page *page;
+	struct pvclock_snapshot snapshot;
+	double age_seconds;
+
+	struct warps warps;
+	bool drift_measured, drift_exact;
+	double drift_ppb, drift_error_ppb, drift_exact_ppb;
+	double vdso_ns, syscall_ns;
+	bool vdso_answers;
+
+	struct notes notes;
+};
+
+/* guest_measure.c: fills in warps, drift and costs. */
+void measure_guest(struct guest *guest, double seconds);
+
+/* --- guest_report.c ------------------------------------------------------------------------------- */
+
+void print_guest(const struct guest *guest);
+void print_guest_json(const struct guest *guest);
+
+#endif
