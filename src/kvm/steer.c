@@ -1,98 +1,148 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * steer.c - steer mode: the kernel publishes, and a feedback loop aims it. KVM_SET_CLOCK makes the clock read a given value at an instant that
- * only the kernel knows; KVM_GET_CLOCK then tells (clock, host TSC) exactly. The difference from the line corrects the next try.
+ * steer.c - steer mode: the kernel publishes, and a feedback loop aims it.
+ *
+ * KVM_SET_CLOCK(c) makes the clock read c at a host tick m that only the kernel knows. Each KVM_GET_CLOCK then tells
+ * (clock, host TSC), and that bounds m: a few of them leave two or three ticks. So the line that the kernel will publish
+ * is known, and it is compared with the one it should be tick by tick; comparing readings alone would not do, since two floors wobble
+ * against each other. The difference corrects the next try.
  */
 #include "kvm.h"
 #include "../host/reason.h"
 
 #include <errno.h>
-#include <string.h>
 
 #define TRIES_MAX 64u
 #define READBACKS 4
+#define TICKS_COMPARED 128u /* consecutive ones: they meet every phase of a nanosecond, and both halves of a shift by -1 */
+#define CANDIDATES_MAX 64u
 
-/* The kernel's clock minus the line, at the host TSC that the kernel says. */
-static int read_error(struct pvclock_kvm *kvm, const struct pvclock_line *line,
-		      const struct pvclock_tsc_transform *transform, int64_t *error_ns)
+struct aim {
+	struct pvclock_kvm *kvm;
+	struct pvclock_tsc_transform tsc;
+	struct pvclock_line line;     /* what the guest is to read */
+	struct pvclock_line unit;     /* the kernel's slope, anchored at 0 */
+	struct pvclock_inverse inverse;
+};
+
+static uint64_t guest_tsc(const struct aim *aim, uint64_t host)
 {
-	struct kvm_clock clock;
-	int error = kvm_get_clock(kvm, &clock);
-
-	if (error)
-		return error;
-	if (!(clock.flags & KVM_CLOCK_HOST_TSC))
-		return -ENOTSUP;
-	*error_ns = (int64_t)(clock.clock - pvclock_line_ns(line, pvclock_tsc_to_guest(transform,
-			      (struct pvclock_host_tsc){ clock.host_tsc }).ticks));
-	return 0;
+	return pvclock_tsc_to_guest(&aim->tsc, (struct pvclock_host_tsc){ host }).ticks;
 }
 
-/*
- * Two floors wobble by 1 ns against each other, so one readback cannot tell an error of 0.1 ns from one of 1.9.
- * Several at different phases can: only an error within (-1, 1) reads as 0 and one neighbour alone.
- */
-static int read_settled(struct pvclock_kvm *kvm, const struct pvclock_line *line,
-			const struct pvclock_tsc_transform *transform, int64_t *least, int64_t *most)
+/* The ticks at which the kernel can have taken `set`: [*first, *last]. -EAGAIN if none fits: someone else moved the clock. */
+static int find_set_tick(struct aim *aim, uint64_t set, uint64_t *first, uint64_t *last)
 {
-	int64_t error_ns = 0;
-	int i, error;
+	int i;
 
+	*first = 0;
+	*last = UINT64_MAX;
 	for (i = 0; i < READBACKS; i++) {
-		error = read_error(kvm, line, transform, &error_ns);
+		uint64_t reached, passed;
+		struct kvm_clock clock;
+		int error = kvm_get_clock(aim->kvm, &clock);
+
 		if (error)
 			return error;
-		if (i == 0 || error_ns < *least)
-			*least = error_ns;
-		if (i == 0 || error_ns > *most)
-			*most = error_ns;
-		if (*least < -1 || *most > 1)
-			break;
+		if (!(clock.flags & KVM_CLOCK_HOST_TSC))
+			return -ENOTSUP;
+		if (clock.clock < set || !pvclock_first_tick(&aim->inverse, clock.clock - set, &reached) ||
+		    !pvclock_first_tick(&aim->inverse, clock.clock - set + 1, &passed))
+			return -EAGAIN;
+		if (clock.host_tsc - (passed - 1) > *first)
+			*first = clock.host_tsc - (passed - 1);
+		if (clock.host_tsc - reached < *last)
+			*last = clock.host_tsc - reached;
 	}
-	return 0;
+	return *first <= *last && *last - *first < CANDIDATES_MAX ? 0 : -EAGAIN;
 }
 
-static bool settled(int64_t least, int64_t most)
+/* The least and the most by which the kernel's line, set at any of these ticks, reads apart from ours. */
+static void compare(const struct aim *aim, uint64_t set, uint64_t first, uint64_t last, int64_t *least, int64_t *most)
 {
-	return least >= -1 && most <= 1 && most - least <= 1 && least <= 0 && most >= 0;
+	uint64_t candidate, i;
+
+	*least = INT64_MAX;
+	*most = INT64_MIN;
+	for (candidate = first; candidate <= last; candidate++) {
+		struct pvclock_line kernel = aim->unit;
+
+		kernel.tsc = guest_tsc(aim, candidate);
+		kernel.ns = set;
+		for (i = 0; i < TICKS_COMPARED; i++) {
+			uint64_t tick = kernel.tsc + i;
+			int64_t apart = (int64_t)(pvclock_line_ns(&kernel, tick) - pvclock_line_ns(&aim->line, tick));
+
+			*least = apart < *least ? apart : *least;
+			*most = apart > *most ? apart : *most;
+		}
+	}
 }
 
-static int aim(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason)
+static int take_aim(struct aim *aim, struct pvclock_correction *correction)
 {
-	struct pvclock_tsc_transform transform;
-	struct pvclock_line line;
 	int64_t lead = 0, least = 0, most = 0;
-	int error = pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &line);
 
-	if (error)
-		return error;
-	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &transform);
 	while (correction->tries < TRIES_MAX) {
-		uint64_t now = pvclock_tsc_to_guest(&transform, kvm->os->ops->read_tsc(kvm->os->ctx)).ticks;
+		uint64_t now = guest_tsc(aim, aim->kvm->os->ops->read_tsc(aim->kvm->os->ctx).ticks);
+		uint64_t set = pvclock_line_ns(&aim->line, now) + (uint64_t)lead, first, last;
+		int error;
 
 		correction->tries++;
-		error = kvm_set_clock(kvm, pvclock_line_ns(&line, now) + (uint64_t)lead);
+		error = kvm_set_clock(aim->kvm, set);
 		if (error == 0)
-			error = read_settled(kvm, &line, &transform, &least, &most);
-		if (error == -ENOTSUP)
-			pvclock_reason_set(reason, PVCLOCK_REASON_NO_MASTER_CLOCK,
-					   "KVM's master clock is off, so its clock can be set but not aimed; the guest's clock "
-					   "is off by the time that KVM_SET_CLOCK takes. Use own mode, or make the vCPUs' TSCs alike.");
-		else if (error)
-			pvclock_reason_set(reason, PVCLOCK_REASON_OS, "KVM refused to set or tell its clock (error %d).", -error);
+			error = find_set_tick(aim, set, &first, &last);
+		if (error == -EAGAIN)
+			continue;
 		if (error)
 			return error;
-		if (settled(least, most)) {
-			correction->residual_ns = most ? most : least;
+		compare(aim, set, first, last, &least, &most);
+		correction->residual_ns = most > -least ? most : least;
+		if (least >= -1 && most <= 1)
 			return 0;
-		}
-		lead -= most > 0 ? most : least;
+		lead -= (least + most) / 2;
 	}
-	correction->residual_ns = most > -least ? most : least;
-	pvclock_reason_set(reason, PVCLOCK_REASON_STEER_RESIDUAL,
-			   "After %u tries KVM's clock is still %lld ns from its line; a quieter host or own mode would do better.",
-			   correction->tries, (long long)correction->residual_ns);
 	return -ERANGE;
+}
+
+static int prepare_aim(struct pvclock_kvm *kvm, struct aim *aim)
+{
+	int khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
+	int error = pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &aim->line);
+
+	if (error)
+		return error;
+	aim->kvm = kvm;
+	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &aim->tsc);
+	/* KVM_GET_CLOCK computes with the unscaled rate (a fault of the kernel's): it would be aiming by a wrong sight. */
+	if (khz <= 0 || aim->tsc.frac_bits != 0 || !pvclock_line_make_kvm(&aim->unit, 0, 0, (uint32_t)khz))
+		return -ENOTSUP;
+	pvclock_inverse_make(&aim->inverse, &aim->unit);
+	return 0;
+}
+
+static void explain(int error, const struct aim *aim, const struct pvclock_correction *correction,
+		    struct pvclock_reason *reason)
+{
+	switch (error) {
+	case 0:
+	case -ENODATA:
+		break;
+	case -ENOTSUP:
+		pvclock_reason_set(reason, PVCLOCK_REASON_NO_MASTER_CLOCK, aim->tsc.frac_bits ?
+				   "KVM_GET_CLOCK does not know of this guest's scaled TSC, so KVM's clock can be set but not "
+				   "aimed; use own mode." :
+				   "KVM's master clock is off, so its clock can be set but not aimed, and the guest's is off by the "
+				   "time that KVM_SET_CLOCK takes; use own mode, or make the vCPUs' TSCs alike.");
+		break;
+	case -ERANGE:
+		pvclock_reason_set(reason, PVCLOCK_REASON_STEER_RESIDUAL,
+				   "After %u tries KVM's clock is still %lld ns from its line; a quieter host or own mode would "
+				   "do better.", correction->tries, (long long)correction->residual_ns);
+		break;
+	default:
+		pvclock_reason_set(reason, PVCLOCK_REASON_OS, "KVM refused to set or tell its clock (error %d).", -error);
+	}
 }
 
 static int steer_pause(struct pvclock_kvm *kvm)
@@ -105,9 +155,13 @@ static int steer_pause(struct pvclock_kvm *kvm)
 
 static int steer_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason)
 {
-	int error = aim(kvm, correction, reason);
-	int resumed = pvclock_vm_resume(kvm->vm);
+	struct aim aim = { 0 };
+	int error = prepare_aim(kvm, &aim), resumed;
 
+	if (error == 0)
+		error = take_aim(&aim, correction);
+	explain(error, &aim, correction, reason);
+	resumed = pvclock_vm_resume(kvm->vm);
 	kernel_clock_mark_stopped(kvm);
 	if (error == -ENODATA)
 		return 0;
