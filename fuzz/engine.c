@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * engine.c - a hostile guest and a careless VMM: any sequence of registrations, memory changes, TSC changes and events. ASan watches the
+ * guest's memory; a page that can be read must be the vCPU's line.
+ */
+#include <pvclock/vm.h>
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#define REGIONS 3
+#define REGION_SIZE 256u
+#define VCPUS 2
+
+struct input {
+	const uint8_t *data;
+	size_t size;
+};
+
+static uint64_t take(struct input *input, size_t bytes)
+{
+	uint64_t value = 0;
+
+	while (bytes-- > 0 && input->size > 0) {
+		value = value << 8 | *input->data++;
+		input->size--;
+	}
+	return value;
+}
+
+/* An address near something that matters, or any at all. */
+static uint64_t take_gpa(struct input *input)
+{
+	static const uint64_t bases[] = { 0, 0x1000, 0x1000 + REGION_SIZE, 0xfee00000, UINT64_MAX - 255 };
+	uint8_t kind = (uint8_t)take(input, 1);
+
+	if (kind >= 5 * 32)
+		return take(input, 8);
+	return bases[kind % 5] + take(input, 2) % (REGION_SIZE + 32) - 16;
+}
+
+static struct pvclock_host_tsc read_tsc(void *ctx)
+{
+	return (struct pvclock_host_tsc){ *(uint64_t *)ctx += 1000 };
+}
+
+static int gettime(void *ctx, clockid_t clock, struct timespec *ts)
+{
+	(void)ctx;
+	(void)clock;
+	*ts = (struct timespec){ .tv_sec = 1700000000 };
+	return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static const uint32_t msrs[] = { PVCLOCK_MSR_SYSTEM_TIME, PVCLOCK_MSR_SYSTEM_TIME_OLD, PVCLOCK_MSR_WALL_CLOCK,
+					 PVCLOCK_MSR_WALL_CLOCK_OLD };
+	uint64_t tsc = 1ull << 40;
+	const struct pvclock_os_ops ops = { .read_tsc = read_tsc, .clock_gettime = gettime };
+	const struct pvclock_os os = { .ops = &ops, .ctx = &tsc };
+	struct input input = { data, size };
+	struct pvclock_vcpu *vcpus[VCPUS];
+	struct pvclock_slope slope;
+	struct pvclock_gpa dirty[16];
+	struct pvclock_vm *vm;
+	uint8_t *memory[REGIONS];
+	int i;
+
+	if (pvclock_vm_create(&os, &vm))
+		abort();
+	for (i = 0; i < REGIONS; i++)
+		memory[i] = calloc(1, REGION_SIZE); /* blocks of their own, so that ASan sees every byte outside */
+	for (i = 0; i < VCPUS; i++)
+		pvclock_vcpu_create(vm, (uint32_t)i, &vcpus[i]);
+	pvclock_slope_from_kernel(6462414, 24, &slope);
+	while (input.size > 0) {
+		uint8_t op = (uint8_t)take(&input, 1);
+		struct pvclock_vcpu *vcpu = vcpus[op >> 7];
+		struct pvclock_tsc_transform transform = { 0 };
+		struct pvclock_line line;
+		uint64_t value;
+
+		switch (op % 12) {
+		case 0:
+		case 1:
+		case 2:
+			value = take_gpa(&input);
+			pvclock_vcpu_write_msr(vcpu, msrs[(op >> 4) % 4], value);
+			break;
+		case 3:
+			value = take_gpa(&input);
+			pvclock_vcpu_restore_msr(vcpu, msrs[(op >> 4) % 4], value);
+			break;
+		case 4:
+		case 5:
+			i = (op >> 4) % REGIONS;
+			value = take_gpa(&input);
+			pvclock_vm_add_memory(vm, (struct pvclock_gpa){ value }, 1 + take(&input, 1), memory[i], op >> 7);
+			break;
+		case 6:
+			value = take_gpa(&input);
+			pvclock_vm_remove_memory(vm, (struct pvclock_gpa){ value }, 1 + take(&input, 1));
+			break;
+		case 7:
+			transform.offset = take(&input, 8);
+			transform.frac_bits = (uint8_t)take(&input, 1);
+			transform.ratio = take(&input, 8);
+			pvclock_vcpu_set_tsc(vcpu, &transform, op >> 6 & 1);
+			break;
+		case 8:
+			slope.mantissa = take(&input, 8);
+			slope.exponent = (int16_t)take(&input, 2);
+			pvclock_vm_start(vm, (struct pvclock_host_tsc){ take(&input, 8) }, take(&input, 8), &slope);
+			break;
+		case 9:
+			line.tsc = take(&input, 8);
+			line.ns = take(&input, 8);
+			line.mul = (uint32_t)take(&input, 4);
+			line.shift = (int8_t)take(&input, 1);
+			pvclock_vcpu_set_line(vcpu, &line);
+			break;
+		case 10:
+			pvclock_vm_pause(vm);
+			pvclock_vm_resume(vm);
+			break;
+		default:
+			while (pvclock_vm_take_dirty(vm, dirty, 16) > 0)
+				;
+			i = (op >> 4) % REGIONS; /* the guest scribbles */
+			memset(memory[i], (int)take(&input, 1), REGION_SIZE);
+			pvclock_vm_publish(vm);
+		}
+		for (i = 0; i < VCPUS; i++) {
+			struct pvclock_line of_vcpu;
+
+			if (pvclock_vcpu_get_line(vcpus[i], &of_vcpu) == 0)
+				pvclock_line_ns(&of_vcpu, tsc);
+		}
+	}
+	for (i = 0; i < VCPUS; i++)
+		pvclock_vcpu_destroy(vcpus[i]);
+	pvclock_vm_destroy(vm);
+	for (i = 0; i < REGIONS; i++)
+		free(memory[i]);
+	return 0;
+}
