@@ -65,7 +65,7 @@ static void explain_clocksource(const struct pvclock_os *os, const char *name, s
 	if (strcmp(name, "tsc-early") == 0) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_CLOCKSOURCE,
 				   "The host kernel keeps time by tsc-early, a TSC rate that it is still refining; "
-				   "it takes tsc within seconds of its boot: try again");
+				   "it takes tsc within seconds of its boot: try again.");
 		return;
 	}
 	if (strcmp(name, "kvm-clock") == 0 || strncmp(name, "hyperv_clocksource", 18) == 0 || strcmp(name, "xen") == 0)
@@ -77,7 +77,7 @@ static void explain_clocksource(const struct pvclock_os *os, const char *name, s
 	else
 		way_out = "the kernel has given up the TSC or was told to (see: dmesg | grep -i tsc), and offers no "
 			  "tsc to switch to";
-	pvclock_reason_set(reason, PVCLOCK_REASON_CLOCKSOURCE, "The host kernel keeps time by %s, %s; %s",
+	pvclock_reason_set(reason, PVCLOCK_REASON_CLOCKSOURCE, "The host kernel keeps time by %s, %s; %s.",
 			   name, is, way_out);
 }
 
@@ -113,7 +113,7 @@ int pvclock_source_check_clocksource(struct pvclock_source *source, struct pvclo
 	memcpy(source->clocksource, name, sizeof(name));
 	return pvclock_source_lose(source, -ENOTSUP, reason, PVCLOCK_REASON_CLOCKSOURCE,
 				   "The host kernel switched its clocksource from %s to %s, and so to another line; "
-				   "switch back with: echo %s > " CLOCKSOURCE_CURRENT " and open the source again",
+				   "switch back with: echo %s > " CLOCKSOURCE_CURRENT " and open the source again.",
 				   source->kind->clocksource, name, source->kind->clocksource);
 }
 
@@ -206,7 +206,7 @@ int pvclock_source_learn(struct pvclock_source *source, uint64_t timeout_ns, str
 		error = source->os->ops->sleep(source->os->ctx, left_ns);
 		/* an interrupted sleep only means a sample sooner */
 		if (error < 0 && error != -EINTR) {
-			pvclock_reason_set(reason, PVCLOCK_REASON_OS, "Sleeping failed with error %d", -error);
+			pvclock_reason_set(reason, PVCLOCK_REASON_OS, "Sleeping failed with error %d.", -error);
 			return error;
 		}
 	}
@@ -228,7 +228,8 @@ int pvclock_source_assume(struct pvclock_source *source, uint32_t mult, unsigned
 	}
 	if (shift > 63 || !pvclock_slope_from_kernel(mult, shift, &slope)) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_MISFIT,
-				   "%u / 2^%u is no slope of a clock; pass what a proven source reported", mult, shift);
+				   "%u / 2^%u is no slope of a clock; pass what a proven source reported.",
+				   mult, shift);
 		return -ENOTSUP;
 	}
 	if (source->proven && pvclock_slope_from_kernel(source->mult, source->shift, &slope)) {
@@ -239,7 +240,7 @@ int pvclock_source_assume(struct pvclock_source *source, uint32_t mult, unsigned
 			return 0;
 		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_MISFIT,
 				   "The host's slope was proven to be %u / 2^%u and is not %u / 2^%u: the record is of "
-				   "another host or another boot",
+				   "another host or another boot.",
 				   source->mult, source->shift, mult, shift);
 		return -ENOTSUP;
 	}
@@ -249,7 +250,7 @@ int pvclock_source_assume(struct pvclock_source *source, uint32_t mult, unsigned
 	    !pvclock_intercept_possible(&intercept)) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_MISFIT,
 				   "The host's clock does not run with the slope %u / 2^%u: it was proven on another "
-				   "host or another boot", mult, shift);
+				   "host or another boot.", mult, shift);
 		return -ENOTSUP;
 	}
 	source->intercept = intercept;

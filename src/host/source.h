@@ -136,6 +136,7 @@ struct pvclock_source {
 
 	/* BOOTTIME - MONOTONIC, how long the host slept since its boot, lies in here */
 	int64_t slept_low_ns, slept_high_ns;
+	bool slept; /* since the last sample that was used */
 
 	char clocksource[32];
 	uint64_t clocksource_checked_ns;

@@ -44,7 +44,7 @@ static int check(struct pvclock_source *source, struct pvclock_reason *reason)
 		return 0;
 	pvclock_reason_set(reason, PVCLOCK_REASON_TSC_NOT_INVARIANT,
 			   "This CPU's TSC is not invariant (CPUID 0x80000007 EDX bit 8 is clear): it may change its "
-			   "rate with the CPU's, so no line of it is a clock; use a CPU that has the bit");
+			   "rate with the CPU's, so no line of it is a clock; use a CPU that has the bit.");
 	return -ENOTSUP;
 }
 
@@ -55,13 +55,13 @@ static int read_clock(struct pvclock_source *source, clockid_t clock, const char
 	int error = source->os->ops->clock_gettime(source->os->ctx, clock, &ts);
 
 	if (error < 0) {
-		pvclock_reason_set(reason, PVCLOCK_REASON_OS, "clock_gettime(%s) failed with error %d", name, -error);
+		pvclock_reason_set(reason, PVCLOCK_REASON_OS, "clock_gettime(%s) failed with error %d.", name, -error);
 		return error;
 	}
 	if (__builtin_mul_overflow((int64_t)ts.tv_sec, 1000000000, ns) || __builtin_add_overflow(*ns, ts.tv_nsec, ns) ||
 	    *ns < 0) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_OS,
-				   "clock_gettime(%s) gave a time outside 0 to 292 years", name);
+				   "clock_gettime(%s) gave a time outside 0 to 292 years.", name);
 		return -ERANGE;
 	}
 	return 0;
@@ -89,7 +89,7 @@ static int take_bracket(struct pvclock_source *source, struct pvclock_sample *be
 		if (after < before)
 			return pvclock_source_lose(source, -ENOTSUP, reason, PVCLOCK_REASON_TSC_BACKWARDS,
 						   "The host's TSC went back by %" PRIu64 " ticks from one read to the "
-						   "next: its CPUs' TSCs are not in step", before - after);
+						   "next: its CPUs' TSCs are not in step.", before - after);
 		if (after - before < best_ticks) {
 			best_ticks = after - before;
 			*best = (struct pvclock_sample){ .before = before, .after = after, .ns = (uint64_t)ns };
@@ -121,11 +121,9 @@ static int read_slept(struct pvclock_source *source, int64_t *low, int64_t *high
 	return 0;
 }
 
-/* A sample, and whether the host slept between the last one and this one. */
-static int take_sample(struct pvclock_source *source, struct pvclock_sample *sample, bool *slept,
-		       struct pvclock_reason *reason)
+/* A sample; source->slept if the host slept between the last one that was used and this one. */
+static int take_sample(struct pvclock_source *source, struct pvclock_sample *sample, struct pvclock_reason *reason)
 {
-	*slept = false;
 	for (unsigned int i = 0; i < SUSPEND_TRIES; i++) {
 		int64_t low, high;
 		int error;
@@ -146,10 +144,10 @@ static int take_sample(struct pvclock_source *source, struct pvclock_sample *sam
 		if (source->samples == 0)
 			return 0;
 		/* It did. Whether before or after the brackets is unknown: they are taken again. */
-		*slept = true;
+		source->slept = true;
 	}
 	pvclock_reason_set(reason, PVCLOCK_REASON_OS, "The host was suspended again and again while its clock was "
-						      "sampled; try again");
+						      "sampled; try again.");
 	return -EAGAIN;
 }
 
@@ -184,18 +182,18 @@ static int misfit(struct pvclock_source *source, struct pvclock_reason *reason)
 	return pvclock_source_lose(source, -ENOTSUP, reason, PVCLOCK_REASON_SLOPE_MISFIT,
 				   "No slope that Linux makes fits CLOCK_MONOTONIC_RAW against the TSC: one of them "
 				   "changed its rate or jumped while it was sampled (a live migration of this "
-				   "machine?); open the source again");
+				   "machine?); open the source again.");
 }
 
 static int unproven(struct pvclock_source *source, struct pvclock_reason *reason)
 {
 	if (source->candidates == UINT64_MAX)
 		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_UNPROVEN,
-				   "The samples do not bound the kernel's slope yet; keep sampling for about a second");
+				   "The samples do not bound the slope yet; keep sampling for about a second.");
 	else
 		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_UNPROVEN,
-				   "%" PRIu64 " kernel slopes still fit the samples; keep sampling for about a second",
-				   source->candidates);
+				   "%" PRIu64 " kernel slopes still fit the samples; keep sampling for about "
+				   "a second.", source->candidates);
 	return -EAGAIN;
 }
 
@@ -237,7 +235,7 @@ static int watch(struct pvclock_source *source, const struct pvclock_sample *sam
 	return pvclock_source_lose(source, -ENOTSUP, reason, PVCLOCK_REASON_SLOPE_MISFIT,
 				   "CLOCK_MONOTONIC_RAW no longer follows the TSC with the slope %" PRIu32 " / 2^%u: "
 				   "one of them changed its rate or jumped (a live migration of this machine?); "
-				   "open the source again",
+				   "open the source again.",
 				   source->mult, source->shift);
 }
 
@@ -245,17 +243,19 @@ static int sample_tsc(struct pvclock_source *source, struct pvclock_reason *reas
 {
 	struct pvclock_sample sample;
 	bool slept;
-	int error = take_sample(source, &sample, &slept, reason);
+	int error = take_sample(source, &sample, reason);
 
 	if (error < 0)
-		return error;
+		return error; /* what it learned of a suspend is kept for the next one */
+	slept = source->slept;
+	source->slept = false;
 	if (source->samples == 0)
 		source->first_ns = sample.ns;
 	else if (!slept && (sample.before < source->last.after || sample.ns < source->last.ns))
 		return pvclock_source_lose(source, -ENOTSUP, reason, PVCLOCK_REASON_TSC_BACKWARDS,
 					   "The host's TSC or CLOCK_MONOTONIC_RAW went back between two samples: one "
-					   "was set, or this machine was "
-					   "moved to another host; open the source again");
+					   "was set, or this machine was moved to another host; open the source "
+					   "again.");
 	if (slept) {
 		pvclock_prover_restart(&source->prover);
 		source->fit = (struct pvclock_fit){ 0 };

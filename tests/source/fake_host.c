@@ -57,6 +57,8 @@ static int get_time(void *ctx, clockid_t clock, struct timespec *ts)
 	if (host->clock_error != 0)
 		return host->clock_error;
 	host->reads++;
+	if (host->clock_error_in != 0 && --host->clock_error_in == 0)
+		return -EIO;
 	spend(host);
 	if (host->during_read != NULL) {
 		void (*event)(struct fake_host *) = host->during_read;

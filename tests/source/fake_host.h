@@ -27,6 +27,8 @@ struct fake_host {
 
 	/* errors to return */
 	int clock_error, file_error, sleep_error;
+	/* the clock read after so many others fails with EIO, once; 0: none */
+	uint32_t clock_error_in;
 	/* how many sleeps are cut short with EINTR; UINT32_MAX: all of them */
 	uint32_t interrupted_sleeps;
 
