@@ -46,15 +46,9 @@ bool pvclock_line_from_hyperv(const struct pvclock_hyperv_line *hyperv, uint64_t
 
 	if (ns.hi || ns.lo > WORD_MAX - fraction)
 		return false;
-	/*
-	 * Up to 7 bits do not fit. The last one kept says that something was dropped, so that pvclock_line_make,
-	 * which has bits to spare, still rounds the whole value, and only once.
-	 */
+	/* Up to 7 bits do not fit. They do not matter: pvclock_line_make rounds by a bit far above them. */
 	while (mantissa.hi) {
-		word dropped = mantissa.lo & 1;
-
 		mantissa = wide_right(mantissa, 1);
-		mantissa.lo |= dropped;
 		slope.exponent++;
 	}
 	slope.mantissa = mantissa.lo;

@@ -39,7 +39,11 @@ static inline struct wide wide_mul(word a, word b)
 /* a * 2^n, n < WORD_BITS */
 static inline struct wide wide_shifted(word a, unsigned int n)
 {
-	return wide_make(n ? (word)(a >> (WORD_BITS - n)) : 0, (word)(a << n));
+	word high = 0; /* not a conditional expression: gcc takes that for an int at 8 bits */
+
+	if (n)
+		high = (word)(a >> (WORD_BITS - n));
+	return wide_make(high, (word)(a << n));
 }
 
 /* floor(a / 2^n), any n */

@@ -45,6 +45,15 @@ static void p12_hyperv_page_agrees_with_the_line(void **state)
 		}
 		if (!pvclock_line_to_hyperv(&line, &hyperv))
 			continue;
+		/* at the anchor, with the fraction that the page drops: not below the line, and less than a unit above */
+		oracle_scaled(line.tsc * hyperv.scale, -64, apart); /* modulo 2^64: the fraction alone */
+		mpq_set_ui(term, pvclock_hyperv_time(&hyperv, line.tsc), 1);
+		mpq_add(apart, apart, term);
+		mpq_set_ui(term, line.ns, 100);
+		mpq_canonicalize(term);
+		mpq_sub(apart, apart, term);
+		mpq_set_ui(term, 1, 1);
+		check(&random, (mpq_sgn(apart) >= 0 && mpq_cmp(apart, term) < 0), LINE_FORMAT, LINE_VALUES(line));
 		if (d > UINT64_MAX - line.tsc)
 			d = UINT64_MAX - line.tsc;
 		reading = pvclock_line_ns(&line, line.tsc + d);
@@ -79,8 +88,10 @@ static void p12_line_from_hyperv_is_continuous(void **state)
 	struct random random = random_start(300000);
 	unsigned long made = 0;
 	mpq_t wanted, got, limit;
+	mpz_t whole;
 
 	(void)state;
+	mpz_init(whole);
 	mpq_inits(wanted, got, limit, NULL);
 	for (unsigned long i = 0; i < random.rounds; i++) {
 		struct pvclock_hyperv_line hyperv = { .scale = random_any(&random), .offset = (int64_t)random_any(&random) };
@@ -104,6 +115,12 @@ static void p12_line_from_hyperv_is_continuous(void **state)
 		ns = pvclock_line_ns(&line, ticks);
 		check(&random, line.tsc == ticks && ns / 100 == units, "scale %" PRIu64 " offset %" PRId64 " at %" PRIu64,
 		      hyperv.scale, hyperv.offset, ticks);
+		/* the whole value, to its last ns: 100 * tsc * scale / 2^64, modulo the offset */
+		mpq_set_ui(got, ticks, 1);
+		mpq_mul(got, got, wanted);
+		mpz_fdiv_q(whole, mpq_numref(got), mpq_denref(got));
+		mpz_fdiv_r_ui(whole, whole, 100);
+		check(&random, ns % 100 == mpz_get_ui(whole), "scale %" PRIu64 " at %" PRIu64, hyperv.scale, ticks);
 		oracle_line_slope(&line, got);
 		check(&random, line.mul >> 31 && oracle_within(got, wanted, -32), "scale %" PRIu64, hyperv.scale);
 		/* nearest mul, from all the bits of 100 * scale: rounded once */
@@ -113,6 +130,7 @@ static void p12_line_from_hyperv_is_continuous(void **state)
 		check(&random, mpq_cmp(got, limit) <= 0, "scale %" PRIu64, hyperv.scale);
 	}
 	assert_true(made > random.rounds / 4);
+	mpz_clear(whole);
 	mpq_clears(wanted, got, limit, NULL);
 }
 
@@ -145,6 +163,11 @@ static void p12_hyperv_form_at_its_ends(void **state)
 	hyperv.offset = 0;
 	assert_true(pvclock_line_from_hyperv(&hyperv, 0, &line));
 	assert_int_equal(line.ns, 0);
+	/* the last unit that ns can hold, whole and by its fraction */
+	hyperv = (struct pvclock_hyperv_line){ .scale = UINT64_C(1) << 63, .offset = UINT64_MAX / 100 };
+	assert_true(pvclock_line_from_hyperv(&hyperv, 0, &line));
+	assert_int_equal(line.ns, UINT64_MAX - 15);
+	assert_false(pvclock_line_from_hyperv(&hyperv, 1, &line)); /* 50 ns more */
 	hyperv.scale = 0;
 	assert_false(pvclock_line_from_hyperv(&hyperv, 0, &line));
 }
