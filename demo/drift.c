@@ -7,8 +7,7 @@ int drift_sample(const struct pvclock_os *os, const struct pvclock_line *line, c
 		 uint64_t tsc_offset, struct drift_sample *sample)
 {
 	uint64_t base = reading->ns - pvclock_line_ns(line, reading->tsc);
-	int64_t narrowest = INT64_MAX;
-	bool any = false;
+	bool any = false, spread = false;
 
 	for (int i = 0; i < BRACKETS; i++) {
 		struct timespec ts;
@@ -23,20 +22,18 @@ int drift_sample(const struct pvclock_os *os, const struct pvclock_line *line, c
 		int64_t low = (int64_t)(raw - (pvclock_line_ns(line, after + tsc_offset) + base + 1));
 		int64_t high = (int64_t)(raw + 1 - (pvclock_line_ns(line, before + tsc_offset) + base));
 
-		if (!any || (low > sample->high_ns || high < sample->low_ns)) {
-			/* The first; or one that contradicts all others, which only a step between them can do: the narrower one is right. */
-			if (!any || high - low < narrowest) {
-				sample->low_ns = low;
-				sample->high_ns = high;
-			}
+		if (!any) {
+			sample->low_ns = low;
+			sample->high_ns = high;
+		} else if (spread || low > sample->high_ns || high < sample->low_ns) {
+			/* They contradict each other: the two clocks part within one sample. What is known is less, not more. */
+			spread = true;
+			sample->low_ns = low < sample->low_ns ? low : sample->low_ns;
+			sample->high_ns = high > sample->high_ns ? high : sample->high_ns;
 		} else {
-			if (low > sample->low_ns)
-				sample->low_ns = low;
-			if (high < sample->high_ns)
-				sample->high_ns = high;
+			sample->low_ns = low > sample->low_ns ? low : sample->low_ns;
+			sample->high_ns = high < sample->high_ns ? high : sample->high_ns;
 		}
-		if (high - low < narrowest)
-			narrowest = high - low;
 		sample->raw_ns = raw;
 		any = true;
 	}

@@ -146,6 +146,7 @@ int harness_start(struct harness *harness, const struct harness_options *options
 	memset(harness, 0, sizeof(*harness));
 	harness->memory_fd = harness->control_fd = harness->log_fd = -1;
 	harness->memory = MAP_FAILED;
+	harness->exit_status = -1;
 	harness->vcpus = options->vcpus;
 	harness->memory_size = VMM_MEMORY_DEFAULT;
 	if (options->vcpus < 1 || options->vcpus > VMM_VCPUS_MAX)
@@ -179,10 +180,14 @@ int harness_start(struct harness *harness, const struct harness_options *options
 	return result;
 }
 
-static void reap(const struct harness *harness)
+static void reap(struct harness *harness, int options)
 {
-	while (waitpid(-harness->group, NULL, WNOHANG) > 0)
-		;
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-harness->group, &status, options)) > 0 || (pid < 0 && errno == EINTR))
+		if (pid > 0)
+			harness->exit_status = status;
 }
 
 void harness_stop(struct harness *harness)
@@ -194,11 +199,10 @@ void harness_stop(struct harness *harness)
 			(void)!send(harness->control_fd, "quit", 4, MSG_DONTWAIT | MSG_NOSIGNAL);
 		while (harness_processes(harness) && harness_now_ms() < deadline) {
 			poll(NULL, 0, 2);
-			reap(harness);
+			reap(harness, WNOHANG);
 		}
 		kill(-harness->group, SIGKILL);
-		while (waitpid(-harness->group, NULL, 0) > 0 || errno == EINTR)
-			;
+		reap(harness, 0);
 	}
 	if (harness->memory != MAP_FAILED && harness->memory)
 		munmap(harness->memory, harness->memory_size);
@@ -265,7 +269,7 @@ static int step(struct harness *harness, int timeout_ms)
 		return -1;
 	ready = poll(&control, 1, timeout_ms < DRAIN_MS ? timeout_ms : DRAIN_MS);
 	harness_drain(harness);
-	reap(harness);
+	reap(harness, WNOHANG);
 	return ready > 0 && (control.revents & (POLLIN | POLLHUP)) ? 1 : 0;
 }
 
@@ -294,7 +298,7 @@ int harness_wait_started(struct harness *harness, int timeout_ms)
 
 		if (harness_run(harness, 1))
 			return -1;
-		reap(harness);
+		reap(harness, WNOHANG);
 		if (harness_processes(harness) == 0) {
 			last_words(harness, words, sizeof(words));
 			return fail(harness, "The VMM ended before its guest ran.%s", words);
@@ -305,6 +309,22 @@ int harness_wait_started(struct harness *harness, int timeout_ms)
 				    timeout_ms, atomic_load(&harness->shared->started), harness->vcpus, words);
 		}
 	}
+	return 0;
+}
+
+int harness_wait_ended(struct harness *harness, int timeout_ms)
+{
+	int64_t deadline = harness_now_ms() + timeout_ms;
+
+	while (harness_processes(harness)) {
+		if (harness_run(harness, 2))
+			return -1;
+		reap(harness, WNOHANG);
+		if (harness_now_ms() > deadline)
+			return fail(harness, "The guest did not end within %d ms.", timeout_ms);
+	}
+	reap(harness, WNOHANG);
+	harness_drain(harness);
 	return 0;
 }
 

@@ -38,6 +38,7 @@ struct harness {
 	uint64_t memory_size;
 	int memory_fd, control_fd, log_fd;
 	pid_t group;               /* process group of every VMM of this guest */
+	int exit_status;           /* as wait(2) gives it, of the last process that ended; -1: none has */
 	char name[48];             /* of the memfd */
 	harness_sink *sink;        /* may be NULL: readings are taken and forgotten */
 	void *sink_ctx;
@@ -81,6 +82,8 @@ void harness_discard(struct harness *harness);
 int harness_run(struct harness *harness, int ms);
 /* Waits until every vCPU reached its payload's loop. 0 or -1. */
 int harness_wait_started(struct harness *harness, int timeout_ms);
+/* Waits until no process has the guest's memory any more: the guest ended itself. 0 or -1. */
+int harness_wait_ended(struct harness *harness, int timeout_ms);
 /* Waits until every vCPU made `readings` more readings. 0 or -1. */
 int harness_wait_readings(struct harness *harness, uint64_t readings, int timeout_ms);
 

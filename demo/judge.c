@@ -89,8 +89,8 @@ static void judge_steady(struct judge *judge, struct judge_vcpu *vcpu, const str
 		judge->checked++;
 		return;
 	}
-	if (!vcpu->exact && magnitude(vcpu->difference) <= 1)
-		return; /* the rounding of a line that we had to guess */
+	if (!vcpu->exact && magnitude(vcpu->difference) <= 2)
+		return; /* the roundings of a line that we had to guess */
 	take_jump(judge, reading->ns, vcpu->difference, false);
 	vcpu->line.ns += (uint64_t)vcpu->difference;
 	vcpu->exact = false;

@@ -43,7 +43,7 @@ struct judge_event {
 struct judge_vcpu {
 	struct pvclock_line line; /* in force */
 	bool known;
-	bool exact;               /* false: the line before, moved by what was seen; it may be 1 ns off */
+	bool exact;               /* false: the line before, moved by what was seen; it may be 2 ns off */
 	struct vmm_ring_entry last;
 	uint64_t readings;
 	uint64_t after;           /* readings past the open event's end */

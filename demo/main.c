@@ -214,7 +214,7 @@ int main(int argc, char **argv)
 	struct demo demo = { .run = { .vcpus = 2, .events = 20, .seconds = 5.2, .pause_ms = 10 }, .out = "out" };
 	struct rows rows = { NULL, 0 };
 	char why[HARNESS_ERROR];
-	char *vmm = harness_path("pvclock-vmm"), *payload = harness_path("guest/clock.elf");
+	char *vmm = harness_path("pvclock-vmm"), *payload = harness_path("clock.elf");
 	int result;
 
 	demo.run.vmm = vmm;

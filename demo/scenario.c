@@ -90,7 +90,7 @@ static void take_status(struct row *row, const json_t *status)
 {
 	snprintf(row->mode, sizeof(row->mode), "%s", harness_text(status, "mode", "?"));
 	row->stable = json_is_true(json_object_get(status, "stable"));
-	snprintf(row->reason, sizeof(row->reason), "%s", harness_text(status, "stable_reason", ""));
+	snprintf(row->reason, sizeof(row->reason), "%s", harness_text(status, "reason_text", ""));
 }
 
 static void take_verdict(struct row *row, struct watch *watch, const struct scenario_options *options)

@@ -19,13 +19,15 @@ static int fail(struct watch *watch, const char *sentence)
 	return -1;
 }
 
-/* The lines in force, from the pages that the vCPUs read. A page may change under us: then the next readings tell. */
+/*
+ * The lines in force, from the pages that the vCPUs read. Judges nothing. A page may change under us: then the next
+ * readings tell, and false is returned.
+ */
 static bool adopt_lines(struct watch *watch)
 {
 	bool all = true;
 
 	harness_drain(&watch->harness);
-	judge_merge(&watch->judge, false);
 	for (unsigned int i = 0; i < watch->harness.vcpus; i++) {
 		struct vmm_ring_entry newest;
 		struct pvclock_snapshot page;
@@ -59,6 +61,7 @@ int watch_start(struct watch *watch, const struct harness_options *options)
 			return -1;
 		if (adopt_lines(watch))
 			return 0;
+		judge_merge(&watch->judge, false);
 	}
 	return fail(watch, "No clock page in the guest's memory fits what the guest reads.");
 }
@@ -104,6 +107,7 @@ int watch_event_end(struct watch *watch, int64_t *jump_ns)
 			return fail(watch, "After an event a vCPU stands still: it makes no more readings.");
 	}
 	jump = judge_event_end(&watch->judge);
+	adopt_lines(watch); /* before another reading is judged */
 	if (jump_ns)
 		*jump_ns = jump;
 	return 0;

@@ -133,7 +133,7 @@ static void serve(struct fake *fake, const char *command)
 		exit(0);
 	if (!strcmp(command, "status")) {
 		snprintf(text, sizeof(text),
-			 "{\"pid\":%d,\"mode\":\"%s\",\"state\":\"running\",\"vcpus\":%u,\"stable\":true,\"stable_reason\":\"\","
+			 "{\"pid\":%d,\"mode\":\"%s\",\"state\":\"running\",\"vcpus\":%u,\"stable\":true,\"reason_text\":\"\","
 			 "\"tsc_offset\":0}", (int)getpid(), fake->mode, fake->vcpus);
 		answer(fake, text);
 		return;
