@@ -10,6 +10,7 @@
 #include "vmm.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,6 +20,7 @@
 #define SIGNAL_KICK SIGUSR1
 
 #define SERIAL_LINE_STATUS (VMM_SERIAL_PORT + 5)
+#define SERIAL_PATIENCE_MS 100
 #define SERIAL_READY 0x60u /* transmitter empty: 16550 LSR bits 5, 6 */
 
 static void kicked(int signal)
@@ -48,7 +50,12 @@ static void end_machine(struct machine *machine, int code, const struct problem 
 
 static void write_serial(const uint8_t *bytes, size_t count)
 {
+	struct pollfd waited = { .fd = STDOUT_FILENO, .events = POLLOUT };
+
 	while (count > 0) {
+		/* A reader that does not read may cost the guest its text, never a pause its end. */
+		if (poll(&waited, 1, SERIAL_PATIENCE_MS) == 0)
+			return;
 		ssize_t written = write(STDOUT_FILENO, bytes, count);
 		if (written < 0 && errno == EINTR)
 			continue;

@@ -3,7 +3,7 @@
  * vmm.h - the parts of the VMM, and what they know of each other. One process is one virtual machine.
  *
  * Every function that can fail returns 0 or -1 and leaves one sentence in *problem, for a person: which thing, what
- * about it, and the way out. Nothing below main.c and handover.c prints or exits.
+ * about it, and the way out. Only main.c, control.c and the update's sides exit; the guest's own sentences and one about the clock go to stderr.
  */
 #ifndef VMM_VMM_H
 #define VMM_VMM_H
@@ -153,7 +153,7 @@ int clock_resume(struct machine *machine, struct pvclock_correction *correction,
 int clock_save(struct machine *machine, struct wire *wire, int64_t corrupt_bit, struct problem *problem);
 int clock_restore(struct machine *machine, const struct wire *wire, struct problem *problem);
 
-/* --- control and live update (control.c, handover.c, fault.c) ------------------------------- */
+/* --- control and live update (control.c, handover_old.c, handover_new.c, fault.c) ------------------------------- */
 
 /* The numbers of one blackout, for the reply. All in ns. */
 struct blackout {

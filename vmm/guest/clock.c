@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * clock.c - every vCPU reads its clock for as long as it may, and logs (guest TSC, ns) for the judge.
+ * clock.c - every vCPU reads its clock for as long as it may, and logs (guest TSC, ns) for the judge. vCPU 0 tells the seconds.
  */
 #include "runtime.h"
 
@@ -8,6 +8,26 @@ static struct {
 	_Alignas(64) struct pvclock_page page;
 } pages[VMM_VCPUS_MAX]; /* a cache line each */
 static _Alignas(64) struct pvclock_wall_clock wall_clock;
+
+/* For people: the whole seconds, as they begin. */
+static void tell_seconds(uint64_t ns, uint64_t *told)
+{
+	char text[32] = "clock: ", digits[20];
+	size_t length = 7, count = 0;
+	uint64_t seconds = ns / 1000000000u;
+
+	if (seconds == *told)
+		return;
+	*told = seconds;
+	do
+		digits[count++] = (char)('0' + seconds % 10);
+	while ((seconds /= 10) != 0);
+	while (count > 0)
+		text[length++] = digits[--count];
+	text[length++] = '\n';
+	text[length] = '\0';
+	guest_print(text);
+}
 
 static void read_once(struct vmm_shared *shared, struct vmm_ring *ring, uint16_t index, uint64_t *previous)
 {
@@ -51,7 +71,7 @@ void guest_main(uint64_t index, struct vmm_shared *shared)
 {
 	static _Atomic uint32_t left;
 	struct vmm_ring *ring = &shared->ring[index];
-	uint64_t previous = 0;
+	uint64_t previous = 0, told = 0;
 
 	guest_write_msr(PVCLOCK_MSR_SYSTEM_TIME, (uintptr_t)&pages[index].page | PVCLOCK_MSR_ENABLE);
 	if (index == 0) {
@@ -63,6 +83,8 @@ void guest_main(uint64_t index, struct vmm_shared *shared)
 	atomic_fetch_add(&shared->started, 1);
 	while (atomic_load_explicit(&shared->stop, memory_order_acquire) == 0) {
 		read_once(shared, ring, (uint16_t)index, &previous);
+		if (index == 0)
+			tell_seconds(previous, &told);
 		uint32_t pace = atomic_load_explicit(&shared->pace, memory_order_relaxed);
 		while (pace-- > 0)
 			__asm__ __volatile__("pause" : : : "memory");
