@@ -89,7 +89,7 @@ static int parse_number(const char *name, const char *text, uint64_t least, uint
 /* An inherited descriptor; programs we start get it only if we say so. */
 static int parse_fd(const char *name, const char *text, int *fd, struct problem *problem)
 {
-	uint64_t number;
+	uint64_t number = 0;
 
 	if (parse_number(name, text, 0, 1 << 20, &number, problem) < 0)
 		return -1;
