@@ -50,6 +50,7 @@ static inline struct pvclock_guest_tsc pvclock_read_tsc(void)
  *
  * With s = -shift: (d >> s) * mul >> 32 is the high word of (d without its low s bits) * (mul << (32 - s)), one
  * multiplication with no shift after it. And because s < 32, the low bits are cleared before the high half is added.
+ * Nothing can saturate if both addends are below 2^63, and the gain is at most d: known without waiting for the product.
  */
 static inline uint64_t pvclock_halves_ns(const struct pvclock_line *line, uint64_t low, uint64_t high)
 {
@@ -57,21 +58,14 @@ static inline uint64_t pvclock_halves_ns(const struct pvclock_line *line, uint64
 #ifdef __SIZEOF_INT128__
 	int shift = line->shift;
 
-	if (__builtin_expect(shift <= 0 && shift >= PVCLOCK_SHIFT_MIN, 1)) {
-		uint64_t mask = UINT64_MAX << -shift, factor = (uint64_t)line->mul << (32 + shift), delta, gain;
+	if (__builtin_expect(shift <= 0 && shift >= PVCLOCK_SHIFT_MIN && tsc >= line->tsc &&
+			     (line->ns | (tsc - line->tsc)) >> 63 == 0, 1)) {
+		uint64_t mask = UINT64_MAX << -shift, factor = (uint64_t)line->mul << (32 + shift), delta;
 
-		if (__builtin_expect(tsc < line->tsc, 0))
-			return line->ns;
 		/* hidden, or clang makes it a shift to the right and one to the left, both in the way */
 		__asm__("" : "+r"(mask));
 		delta = (high << 32) + ((low - line->tsc) & mask);
-		gain = (uint64_t)((__extension__(unsigned __int128)delta * factor) >> 64);
-		if (__builtin_expect(__builtin_add_overflow(line->ns, gain, &gain), 0)) {
-			/* not empty, or gcc makes it a conditional move, which waits for both */
-			__asm__ __volatile__("");
-			return UINT64_MAX;
-		}
-		return gain;
+		return line->ns + (uint64_t)((__extension__(unsigned __int128)delta * factor) >> 64);
 	}
 #endif
 	return pvclock_line_ns(line, tsc);
