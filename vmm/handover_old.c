@@ -128,7 +128,7 @@ static void forget_successor(struct successor *successor)
 static bool expect(struct successor *successor, const struct options *options, enum message_kind kind,
 		   const char *name, struct problem *problem)
 {
-	struct message message;
+	struct message message = { 0 };
 	int fd;
 	enum message_kind got = message_receive(successor->socket, &message, &fd, options->handover_timeout_ns);
 
@@ -136,6 +136,9 @@ static bool expect(struct successor *successor, const struct options *options, e
 		close(fd);
 	if (got == kind)
 		return true;
+	size_t end = strlen(message.problem.text);
+	if (got == MESSAGE_FAILED && end > 0 && message.problem.text[end - 1] == '.')
+		message.problem.text[end - 1] = '\0'; /* our sentence goes on */
 	if (got == MESSAGE_FAILED)
 		fail(problem, "update: the successor refused: %.400s", message.problem.text);
 	else if (got == MESSAGE_CLOSED)

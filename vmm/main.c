@@ -207,8 +207,8 @@ static int parse_options(int argc, char **argv, struct options *options, struct 
 static int begin(struct machine *machine, const struct options *options, struct problem *problem)
 {
 	if (machine_create(machine, options, problem) < 0 ||
-	    clock_attach(machine, options->mode, true, problem) < 0 ||
-	    boot_load(machine, options->payload, problem) < 0 || vcpus_start(machine, problem) < 0 ||
+	    boot_load(machine, options->payload, problem) < 0 ||
+	    clock_attach(machine, options->mode, true, problem) < 0 || vcpus_start(machine, problem) < 0 ||
 	    clock_start(machine, problem) < 0)
 		return -1;
 	vcpus_resume(machine);
