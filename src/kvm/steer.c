@@ -3,26 +3,24 @@
  * steer.c - steer mode: the kernel publishes, and a feedback loop aims it.
  *
  * KVM_SET_CLOCK(c) makes the clock read c at a host tick m that only the kernel knows. Each KVM_GET_CLOCK then tells
- * (clock, host TSC), and that bounds m: a few of them leave two or three ticks. So the line that the kernel will publish
- * is known, and it is compared with the one it should be tick by tick; comparing readings alone would not do, since two floors wobble
- * against each other. The difference corrects the next try.
+ * (clock, host TSC), and that bounds m; a few of them leave one or two ticks. So the kernel's new line is known, and what it will read
+ * against ours at *every* later tick follows (compare()): comparing readings would not do, since two floors wobble against each other.
+ * The difference corrects the next try.
  */
 #include "kvm.h"
 #include "../host/reason.h"
 
 #include <errno.h>
 
-#define TRIES_MAX 64u
-#define READBACKS 4
-#define TICKS_COMPARED 128u /* consecutive ones: they meet every phase of a nanosecond, and both halves of a shift by -1 */
-#define CANDIDATES_MAX 64u
+#define TRIES_MAX 256u
+#define READBACKS 6
 
 struct aim {
 	struct pvclock_kvm *kvm;
 	struct pvclock_tsc_transform tsc;
-	struct pvclock_line line;     /* what the guest is to read */
-	struct pvclock_line unit;     /* the kernel's slope, anchored at 0 */
-	struct pvclock_inverse inverse;
+	struct pvclock_line line;       /* what the guest is to read */
+	struct pvclock_line unit;       /* the kernel's slope, anchored at 0 */
+	struct pvclock_inverse inverse; /* of unit */
 };
 
 static uint64_t guest_tsc(const struct aim *aim, uint64_t host)
@@ -30,15 +28,27 @@ static uint64_t guest_tsc(const struct aim *aim, uint64_t host)
 	return pvclock_tsc_to_guest(&aim->tsc, (struct pvclock_host_tsc){ host }).ticks;
 }
 
-/* The ticks at which the kernel can have taken `set`: [*first, *last]. -EAGAIN if none fits: someone else moved the clock. */
-static int find_set_tick(struct aim *aim, uint64_t set, uint64_t *first, uint64_t *last)
+/*
+ * The least and the most by which a line of the same slope, reading `set` at some tick of [first, last], differs
+ * from ours at any later tick. With both anchors w ticks apart, a later reading differs by set - ns - (floor(x + w s) - floor(x)), and the bracket is
+ * floor(w s) or one more; a shift by -k besides drops k bits of each, which counts as up to 2^k - 1 ticks.
+ */
+static void compare(const struct aim *aim, uint64_t set, uint64_t first, uint64_t last, int64_t *least, int64_t *most)
 {
+	uint64_t dropped = aim->line.shift < 0 ? (1ull << -aim->line.shift) - 1 : 0;
+
+	*most = (int64_t)(set - pvclock_line_ns(&aim->line, guest_tsc(aim, first)));
+	*least = (int64_t)(set - pvclock_line_ns(&aim->line, guest_tsc(aim, last) + dropped)) - 1;
+}
+
+/* Reads back until the difference is within [0, 1] for all ticks at which the kernel may have taken `set`, or for none. */
+static int read_back(struct aim *aim, uint64_t set, int64_t *least, int64_t *most)
+{
+	uint64_t first = 0, last = UINT64_MAX;
 	int i;
 
-	*first = 0;
-	*last = UINT64_MAX;
 	for (i = 0; i < READBACKS; i++) {
-		uint64_t reached, passed;
+		uint64_t reached, passed, from;
 		struct kvm_clock clock;
 		int error = kvm_get_clock(aim->kvm, &clock);
 
@@ -49,34 +59,16 @@ static int find_set_tick(struct aim *aim, uint64_t set, uint64_t *first, uint64_
 		if (clock.clock < set || !pvclock_first_tick(&aim->inverse, clock.clock - set, &reached) ||
 		    !pvclock_first_tick(&aim->inverse, clock.clock - set + 1, &passed))
 			return -EAGAIN;
-		if (clock.host_tsc - (passed - 1) > *first)
-			*first = clock.host_tsc - (passed - 1);
-		if (clock.host_tsc - reached < *last)
-			*last = clock.host_tsc - reached;
+		from = clock.host_tsc - (passed - 1);
+		first = from > first ? from : first;
+		last = clock.host_tsc - reached < last ? clock.host_tsc - reached : last;
+		if (first > last) /* no tick fits: someone else moved the clock in between */
+			return -EAGAIN;
+		compare(aim, set, first, last, least, most);
+		if ((*least >= 0 && *most <= 1) || *most < 1 || *least > 0)
+			break;
 	}
-	return *first <= *last && *last - *first < CANDIDATES_MAX ? 0 : -EAGAIN;
-}
-
-/* The least and the most by which the kernel's line, set at any of these ticks, reads apart from ours. */
-static void compare(const struct aim *aim, uint64_t set, uint64_t first, uint64_t last, int64_t *least, int64_t *most)
-{
-	uint64_t candidate, i;
-
-	*least = INT64_MAX;
-	*most = INT64_MIN;
-	for (candidate = first; candidate <= last; candidate++) {
-		struct pvclock_line kernel = aim->unit;
-
-		kernel.tsc = guest_tsc(aim, candidate);
-		kernel.ns = set;
-		for (i = 0; i < TICKS_COMPARED; i++) {
-			uint64_t tick = kernel.tsc + i;
-			int64_t apart = (int64_t)(pvclock_line_ns(&kernel, tick) - pvclock_line_ns(&aim->line, tick));
-
-			*least = apart < *least ? apart : *least;
-			*most = apart > *most ? apart : *most;
-		}
-	}
+	return 0;
 }
 
 static int take_aim(struct aim *aim, struct pvclock_correction *correction)
@@ -85,22 +77,22 @@ static int take_aim(struct aim *aim, struct pvclock_correction *correction)
 
 	while (correction->tries < TRIES_MAX) {
 		uint64_t now = guest_tsc(aim, aim->kvm->os->ops->read_tsc(aim->kvm->os->ctx).ticks);
-		uint64_t set = pvclock_line_ns(&aim->line, now) + (uint64_t)lead, first, last;
+		uint64_t set = pvclock_line_ns(&aim->line, now) + (uint64_t)lead;
 		int error;
 
 		correction->tries++;
 		error = kvm_set_clock(aim->kvm, set);
 		if (error == 0)
-			error = find_set_tick(aim, set, &first, &last);
+			error = read_back(aim, set, &least, &most);
 		if (error == -EAGAIN)
 			continue;
 		if (error)
 			return error;
-		compare(aim, set, first, last, &least, &most);
 		correction->residual_ns = most > -least ? most : least;
-		if (least >= -1 && most <= 1)
+		/* 0 or 1, never less: no event takes anything from the clock, and from one to the next it is 1 ns at most. */
+		if (least >= 0 && most <= 1)
 			return 0;
-		lead -= (least + most) / 2;
+		lead -= (least + most - 1) / 2;
 	}
 	return -ERANGE;
 }

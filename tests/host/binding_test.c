@@ -170,7 +170,7 @@ static void p1_steer_keeps_within_1_ns(void **state)
 		assert_int_equal(pvclock_kvm_pause(m.kvm), 0);
 		m.fake.tsc += fake_random(&m.fake) % 10000000000ull;
 		assert_int_equal(pvclock_kvm_resume(m.kvm, &correction, &reason), 0);
-		assert_in_range(correction.residual_ns + 1, 0, 2);
+		assert_in_range(correction.residual_ns, 0, 1);
 		if ((int)correction.tries > worst_tries)
 			worst_tries = (int)correction.tries;
 		kernel_publishes(&m);
@@ -179,7 +179,7 @@ static void p1_steer_keeps_within_1_ns(void **state)
 			uint64_t t = m.fake.tsc + m.fake.offset + fake_random(&m.fake) % 1000000;
 			int64_t shift = (int64_t)(pvclock_line_ns(&now.line, t) - pvclock_line_ns(&first.line, t));
 
-			assert_in_range(shift + 1, 0, 2); /* against the first line ever: nothing adds up */
+			assert_in_range(shift, 0, 1); /* against the first line ever: nothing adds up, and never less */
 		}
 	}
 	assert_true(worst_tries > 1); /* the loop had something to do */
@@ -238,7 +238,7 @@ static void steer_gives_up_on_a_wild_kernel(void **state)
 	assert_int_equal(pvclock_kvm_pause(m.kvm), 0);
 	assert_int_equal(pvclock_kvm_resume(m.kvm, &correction, &reason), -ERANGE);
 	assert_int_equal(reason.code, PVCLOCK_REASON_STEER_RESIDUAL);
-	assert_true(correction.tries <= 64 && llabs(correction.residual_ns) > 1);
+	assert_true(correction.tries <= 256 && (correction.residual_ns < 0 || correction.residual_ns > 1));
 	machine_clear(&m);
 }
 
@@ -373,7 +373,7 @@ static void p1_restore_in_every_mode(void **state)
 			uint64_t tick = b.fake.tsc + b.fake.offset + fake_random(&b.fake) % 100000000;
 			int64_t shift = (int64_t)(pvclock_line_ns(&after, tick) - pvclock_line_ns(&before, tick));
 
-			assert_in_range(shift + 1, modes[i] == PVCLOCK_MODE_OWN, modes[i] == PVCLOCK_MODE_OWN ? 1 : 2);
+			assert_in_range(shift, 0, modes[i] == PVCLOCK_MODE_STEER);
 		}
 		pvclock_record_clear(&record);
 		machine_clear(&a);
