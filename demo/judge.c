@@ -250,8 +250,14 @@ void judge_event_begin(struct judge *judge)
 	judge->event_ended = false;
 	judge->event_begin = after_newest(judge);
 	judge->event_jump = 0;
-	for (unsigned int i = 0; i < judge->vcpus; i++)
+	judge->event_ns = 0;
+	for (unsigned int i = 0; i < judge->vcpus; i++) {
+		struct vmm_ring_entry newest;
+
 		judge->vcpu[i].after = 0;
+		if (judge_newest(judge, i, &newest) && newest.ns > judge->event_ns)
+			judge->event_ns = newest.ns;
+	}
 }
 
 void judge_event_mark(struct judge *judge)
@@ -272,20 +278,16 @@ uint64_t judge_event_after(const struct judge *judge)
 
 int64_t judge_event_end(struct judge *judge)
 {
-	uint64_t ns = 0;
-
 	for (unsigned int i = 0; i < judge->vcpus; i++) {
 		struct judge_vcpu *vcpu = &judge->vcpu[i];
 
-		if (vcpu->last.ns > ns)
-			ns = vcpu->last.ns;
 		if (vcpu->difference) {
 			vcpu->line.ns += (uint64_t)vcpu->difference;
 			vcpu->exact = false;
 			vcpu->difference = 0;
 		}
 	}
-	take_jump(judge, ns, judge->event_jump, true);
+	take_jump(judge, judge->event_ns, judge->event_jump, true);
 	judge->in_event = false;
 	return judge->event_jump;
 }

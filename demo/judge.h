@@ -35,7 +35,7 @@ struct judge_bucket {
 };
 
 struct judge_event {
-	double seconds; /* since the first reading */
+	double seconds; /* by the guest's clock, since its first reading */
 	int64_t jump_ns;
 	bool announced;
 };
@@ -63,6 +63,7 @@ struct judge {
 
 	bool in_event, event_ended;
 	uint64_t event_begin, event_end; /* ticks */
+	uint64_t event_ns;        /* what the clock said when it began */
 	int64_t event_jump;
 
 	bool ordered;             /* order_* hold a reading */

@@ -8,6 +8,7 @@
 #define COLUMN_STEP 600.0
 #define PANEL_WIDTH 372.0
 #define LABEL_WIDTH 142.0
+#define LABEL_HEIGHT 17.0
 #define TOP_Y 132.0
 #define TOP_HEIGHT 196.0
 #define ZOOM_Y 396.0
@@ -36,12 +37,12 @@ static const char style[] =
 	".pv-zero{stroke:#8a93a0;stroke-width:1}.pv-text{fill:#4a5361;font:12px system-ui,sans-serif}\n"
 	".pv-title{fill:#1b222c;font:600 19px system-ui,sans-serif}.pv-head{fill:#1b222c;font:600 14px system-ui,sans-serif}\n"
 	".pv-label{font:600 13px system-ui,sans-serif}.pv-mid{text-anchor:middle}.pv-end{text-anchor:end}\n"
-	".pv-mark{fill:#8a93a0}.pv-frame{fill:none;stroke:#c3c9d2}\n"
+	".pv-mark{fill-opacity:.7}.pv-frame{fill:none;stroke:#c3c9d2}\n"
 	".pv-stock{fill:#c2410c;stroke:#c2410c}.pv-steer{fill:#1d6fd1;stroke:#1d6fd1}.pv-own{fill:#0b8a5f;stroke:#0b8a5f}\n"
 	".pv-line{stroke-width:2;stroke-linejoin:round}.pv-band{stroke-width:1.2;fill-opacity:.28;stroke-linejoin:round}\n"
-	".pv-label.pv-stock,.pv-label.pv-steer,.pv-label.pv-own{stroke:none}\n"
+	".pv-flat{stroke:none!important}\n"
 	"@media (prefers-color-scheme:dark){.pv-bg{fill:#12161c}.pv-panel{fill:#1a2029}.pv-grid{stroke:#2b333f}\n"
-	".pv-zero{stroke:#77818f}.pv-text{fill:#aeb7c4}.pv-title,.pv-head{fill:#f0f3f7}.pv-mark{fill:#77818f}\n"
+	".pv-zero{stroke:#77818f}.pv-text{fill:#aeb7c4}.pv-title,.pv-head{fill:#f0f3f7}\n"
 	".pv-frame{stroke:#3a4452}.pv-stock{fill:#ff8a50;stroke:#ff8a50}.pv-steer{fill:#6cb2ff;stroke:#6cb2ff}\n"
 	".pv-own{fill:#3ddc9f;stroke:#3ddc9f}}\n"
 	"</style>\n";
@@ -176,33 +177,51 @@ static void write_marks(FILE *out, const struct panel *panel, const struct row *
 		double x = x_of(panel, row->marks[i].seconds);
 
 		if (row->marks[i].announced)
-			fprintf(out, "<path class=\"pv-mark\" d=\"M%.1f %.1fh7l-3.5 6z\"/>", x - 3.5, panel->y - 8);
+			fprintf(out, "<path class=\"pv-mark pv-flat pv-%s\" d=\"M%.1f %.1fh7l-3.5 6z\"/>", row->who, x - 3.5, panel->y - 8);
 	}
 	fputc('\n', out);
 }
 
-/* Names at the right edge, pushed apart where the lines end at the same height. */
-static void write_labels(FILE *out, const struct panel *panel, const struct row *const *rows, size_t count, bool zoom)
-{
-	double taken[3];
-	size_t placed = 0;
+struct label {
+	const struct row *row;
+	double y;
+	const char *instead; /* of the total: the line is not in this panel any more */
+};
 
-	for (size_t i = count; i-- > 0;) { /* own first, where it is */
-		double value, y;
+/* Names at the right edge, at their lines' heights as far as there is room. */
+static void write_labels(FILE *out, const struct panel *panel, const struct row *const *rows)
+{
+	double lowest = panel->y + panel->height;
+	struct label labels[3];
+	size_t count = 0;
+
+	for (size_t i = 3; i-- > 0;) {
+		struct label label = { .row = rows[i] };
+		double value;
+		size_t at = count;
 
 		if (!rows[i])
 			continue;
 		value = (double)rows[i]->jump_ns_total;
-		if (zoom && (value < panel->low || value > panel->high))
-			continue;
-		y = y_of(panel, value) + 4;
-		for (size_t other = 0; other < placed; other++)
-			if (fabs(taken[other] - y) < 17)
-				y = taken[other] + 17;
-		taken[placed++] = y;
-		fprintf(out, "<text class=\"pv-label pv-%s\" x=\"%.1f\" y=\"%.1f\">%s ", rows[i]->who,
-			panel->x + panel->width + 8, y, rows[i]->who);
-		write_ns(out, rows[i]->jump_ns_total);
+		label.instead = value < panel->low ? "far below" : value > panel->high ? "far above" : NULL;
+		label.y = y_of(panel, fmin(fmax(value, panel->low), panel->high)) + 4;
+		for (; at > 0 && labels[at - 1].y > label.y; at--)
+			labels[at] = labels[at - 1];
+		labels[at] = label;
+		count++;
+	}
+	for (size_t i = 1; i < count; i++)
+		labels[i].y = fmax(labels[i].y, labels[i - 1].y + LABEL_HEIGHT);
+	for (size_t i = count; i-- > 0; lowest = labels[i].y - LABEL_HEIGHT)
+		labels[i].y = fmin(labels[i].y, lowest);
+	for (size_t i = 0; i < count; i++) {
+		fprintf(out, "<text class=\"pv-label pv-flat pv-%s\" x=\"%.1f\" y=\"%.1f\">%s", labels[i].row->who,
+			panel->x + panel->width + 8, labels[i].y, labels[i].row->who);
+		fputs(labels[i].instead ? ": " : " ", out);
+		if (labels[i].instead)
+			fputs(labels[i].instead, out);
+		else
+			write_ns(out, labels[i].row->jump_ns_total);
 		fprintf(out, "</text>\n");
 	}
 }
@@ -226,28 +245,20 @@ static void extremes(const struct row *row, double *low, double *high)
 
 static void write_panel(FILE *out, struct panel *panel, const struct row *const *rows, const char *clip, bool zoom)
 {
-	const struct row *marked = NULL;
-	bool leaves = false;
+	/* Every guest has its events at times of its own: those of the one that this panel is about. */
+	const struct row *marked = zoom && rows[1] ? rows[1] : rows[0] ? rows[0] : rows[1] ? rows[1] : rows[2];
 
 	set_unit(panel);
 	fprintf(out, "<clipPath id=\"%s\"><rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/></clipPath>\n", clip,
 		panel->x, panel->y - 1.5, panel->width, panel->height + 3);
 	write_axes(out, panel, zoom);
 	for (size_t i = 0; i < 3; i++)
-		if (rows[i]) {
+		if (rows[i])
 			write_series(out, panel, rows[i], clip);
-			marked = rows[i];
-		}
 	write_marks(out, panel, marked);
 	fprintf(out, "<rect class=\"pv-frame\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n", panel->x, panel->y,
 		panel->width, panel->height);
-	write_labels(out, panel, rows, 3, zoom);
-	leaves = zoom && rows[0] &&
-		 ((double)rows[0]->jump_ns_total < panel->low || (double)rows[0]->jump_ns_total > panel->high);
-	if (leaves)
-		fprintf(out, "<text class=\"pv-label pv-stock\" x=\"%.1f\" y=\"%.1f\">stock: %s</text>\n",
-			panel->x + panel->width + 8, rows[0]->jump_ns_total < 0 ? panel->y + panel->height - 4 : panel->y + 12,
-			rows[0]->jump_ns_total < 0 ? "far below" : "far above");
+	write_labels(out, panel, rows);
 }
 
 static void write_column(FILE *out, const struct rows *rows, const char *scenario, double x, unsigned int column)
@@ -270,6 +281,9 @@ static void write_column(FILE *out, const struct rows *rows, const char *scenari
 			extremes(shown[i], &zoom.low, &zoom.high);
 	}
 	zoom.seconds = top.seconds;
+	margin = zoom.high - zoom.low > 5 ? (zoom.high - zoom.low) * 0.1 : 0;
+	zoom.low -= margin;
+	zoom.high += margin;
 	margin = fmax((top.high - top.low) * 0.07, 2);
 	top.low -= margin;
 	top.high += margin;
@@ -306,9 +320,9 @@ void plot_write(const struct rows *rows, FILE *out)
 		COLUMN_FIRST - 64);
 	fprintf(out,
 		"<text class=\"pv-text\" x=\"%.1f\" y=\"58\">"
-		"<tspan class=\"pv-label pv-stock\">stock KVM</tspan> as QEMU uses it, "
-		"<tspan class=\"pv-label pv-steer\">steer</tspan>%s"
-		"<tspan class=\"pv-label pv-own\">own</tspan>%s</text>\n",
+		"<tspan class=\"pv-label pv-flat pv-stock\">stock KVM</tspan> as QEMU uses it, "
+		"<tspan class=\"pv-label pv-flat pv-steer\">steer</tspan>%s"
+		"<tspan class=\"pv-label pv-flat pv-own\">own</tspan>%s</text>\n",
 		COLUMN_FIRST - 64, columns > 1 ? ": pvclock aims the kernel\xe2\x80\x99s clock, " : ", ",
 		columns > 1 ? ": pvclock publishes the page. Each \xe2\x96\xbe is an event." : " (\xe2\x96\xbe an event)");
 	for (size_t i = 0; i < 2; i++)

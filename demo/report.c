@@ -4,6 +4,7 @@
 #include "plot.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -77,7 +78,9 @@ static void write_ns(FILE *out, const char *kind, int64_t ns, bool sign)
 
 static void write_ppb(FILE *out, double ppb, int digits)
 {
-	fprintf(out, "%s%.*f", ppb < 0 ? "&minus;" : ppb > 0 ? "+" : "", digits, ppb < 0 ? -ppb : ppb);
+	double unit = pow(10, -digits), shown = round(ppb / unit) * unit;
+
+	fprintf(out, "%s%.*f", shown < 0 ? "&minus;" : shown > 0 ? "+" : "", digits, fabs(shown));
 }
 
 static void write_row(FILE *out, const struct row *row)

@@ -93,7 +93,8 @@ void rows_print_table(const struct rows *rows, FILE *out)
 		rows_format_ns((int64_t)(row->blackout_us_median * 1000), blackout);
 		if (row->drift_known)
 			snprintf(drift, sizeof(drift), row->drift_ppb != 0 ? "%+.2f ppb" : "0 ppb", row->drift_ppb);
-		snprintf(measured, sizeof(measured), "%+.1f +- %.1f ppb", row->drift_measured_ppb, row->drift_error_ppb);
+		snprintf(measured, sizeof(measured), "%+.1f +- %.1f ppb", round(row->drift_measured_ppb * 10) / 10 + 0.0,
+			 row->drift_error_ppb); /* + 0.0: no "-0.0" */
 		fprintf(out, "%-6s %-13s %6u  %10s  %11s  %9llu  %6s  %9s  %17s  %9s\n", row->who, row->scenario, row->events,
 			worst + (*worst == '+'), total, (unsigned long long)row->backwards, row->stable ? "yes" : "no", drift,
 			measured, blackout + 1);
@@ -137,13 +138,13 @@ static void print_stock(const struct rows *rows, FILE *out)
 
 	if (!pause && !update)
 		return;
-	fprintf(out, "Stock KVM moved the guest's clock against its TSC by ");
+	fprintf(out, "Stock KVM, used as QEMU uses it, moved the guest's clock by ");
 	if (pause)
 		fprintf(out, "%s in %u pauses", unsigned_ns(pause->jump_ns_total, text), pause->events);
 	if (update)
 		fprintf(out, "%s%s in %u live updates", pause ? " and by " : "", unsigned_ns(update->jump_ns_total, text),
 			update->events);
-	fprintf(out, ".\n");
+	fprintf(out, ": it stops the clock and lets the TSC run on.\n");
 }
 
 static void print_pvclock(const struct rows *rows, FILE *out)

@@ -107,7 +107,10 @@ int watch_event_end(struct watch *watch, int64_t *jump_ns)
 			return fail(watch, "After an event a vCPU stands still: it makes no more readings.");
 	}
 	jump = judge_event_end(&watch->judge);
-	adopt_lines(watch); /* before another reading is judged */
+	/* Before another reading is judged; a page that changes just now is tried again. */
+	for (int i = 0; i < LINE_TRIES && !adopt_lines(watch); i++)
+		if (harness_run(&watch->harness, 1))
+			return -1;
 	if (jump_ns)
 		*jump_ns = jump;
 	return 0;
