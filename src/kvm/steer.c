@@ -5,7 +5,9 @@
  * KVM_SET_CLOCK(c) makes the clock read c at a host tick m that only the kernel knows. Each KVM_GET_CLOCK then tells
  * (clock, host TSC), and that bounds m; a few of them leave one or two ticks. So the kernel's new line is known, and what it will read
  * against ours at *every* later tick follows (compare()): comparing readings would not do, since two floors wobble against each other.
- * The difference corrects the next try.
+ *
+ * It also tells how long the kernel takes from our TSC read to m. That latency repeats itself to a few ticks with outliers, so the next
+ * try predicts m from it and sets what our line reads there.
  */
 #include "kvm.h"
 #include "../host/reason.h"
@@ -14,6 +16,8 @@
 
 #define TRIES_MAX 256u
 #define READBACKS 6
+#define LATENCIES 3  /* the median of the last ones predicts the next */
+#define PHASES 64    /* TSC reads that wait for a tick at which the prediction fits a whole ns */
 
 struct aim {
 	struct pvclock_kvm *kvm;
@@ -21,6 +25,8 @@ struct aim {
 	struct pvclock_line line;       /* what the guest is to read */
 	struct pvclock_line unit;       /* the kernel's slope, anchored at 0 */
 	struct pvclock_inverse inverse; /* of unit */
+	uint64_t dropped;               /* ticks that the line's shift may drop */
+	uint64_t latency[LATENCIES];    /* from our TSC read to the kernel's, ticks; the latest first */
 };
 
 static uint64_t guest_tsc(const struct aim *aim, uint64_t host)
@@ -35,18 +41,48 @@ static uint64_t guest_tsc(const struct aim *aim, uint64_t host)
  */
 static void compare(const struct aim *aim, uint64_t set, uint64_t first, uint64_t last, int64_t *least, int64_t *most)
 {
-	uint64_t dropped = aim->line.shift < 0 ? (1ull << -aim->line.shift) - 1 : 0;
-
 	*most = (int64_t)(set - pvclock_line_ns(&aim->line, guest_tsc(aim, first)));
-	*least = (int64_t)(set - pvclock_line_ns(&aim->line, guest_tsc(aim, last) + dropped)) - 1;
+	*least = (int64_t)(set - pvclock_line_ns(&aim->line, guest_tsc(aim, last) + aim->dropped)) - 1;
+}
+
+static uint64_t predicted_latency(const struct aim *aim)
+{
+	const uint64_t *l = aim->latency;
+	uint64_t low = l[0] < l[1] ? l[0] : l[1], high = l[0] < l[1] ? l[1] : l[0];
+
+	return l[2] < low ? low : l[2] > high ? high : l[2];
+}
+
+static void learn_latency(struct aim *aim, uint64_t latency, bool first)
+{
+	aim->latency[2] = first ? latency : aim->latency[1];
+	aim->latency[1] = first ? latency : aim->latency[0];
+	aim->latency[0] = latency;
+}
+
+/* The value to set, and the tick at which it was decided: one from which the prediction is a ns that lasts as long as the shift may drop. */
+static uint64_t choose(struct aim *aim, uint64_t *now)
+{
+	uint64_t latency = predicted_latency(aim), tick, ns;
+	int i;
+
+	for (i = 0; i < PHASES; i++) {
+		*now = aim->kvm->os->ops->read_tsc(aim->kvm->os->ctx).ticks;
+		tick = guest_tsc(aim, *now + latency);
+		ns = pvclock_line_ns(&aim->line, tick);
+		if (pvclock_line_ns(&aim->line, tick + aim->dropped) == ns)
+			break;
+	}
+	return ns + 1;
 }
 
 /* Reads back until the difference is within [0, 1] for all ticks at which the kernel may have taken `set`, or for none. */
-static int read_back(struct aim *aim, uint64_t set, int64_t *least, int64_t *most)
+static int read_back(struct aim *aim, uint64_t set, uint64_t *first, uint64_t *last, int64_t *least, int64_t *most)
 {
-	uint64_t first = 0, last = UINT64_MAX;
 	int i;
 
+	*first = 0;
+	*last = UINT64_MAX;
 	for (i = 0; i < READBACKS; i++) {
 		uint64_t reached, passed, from;
 		struct kvm_clock clock;
@@ -60,11 +96,11 @@ static int read_back(struct aim *aim, uint64_t set, int64_t *least, int64_t *mos
 		    !pvclock_first_tick(&aim->inverse, clock.clock - set + 1, &passed))
 			return -EAGAIN;
 		from = clock.host_tsc - (passed - 1);
-		first = from > first ? from : first;
-		last = clock.host_tsc - reached < last ? clock.host_tsc - reached : last;
-		if (first > last) /* no tick fits: someone else moved the clock in between */
+		*first = from > *first ? from : *first;
+		*last = clock.host_tsc - reached < *last ? clock.host_tsc - reached : *last;
+		if (*first > *last) /* no tick fits: someone else moved the clock in between */
 			return -EAGAIN;
-		compare(aim, set, first, last, least, most);
+		compare(aim, set, *first, *last, least, most);
 		if ((*least >= 0 && *most <= 1) || *most < 1 || *least > 0)
 			break;
 	}
@@ -73,17 +109,17 @@ static int read_back(struct aim *aim, uint64_t set, int64_t *least, int64_t *mos
 
 static int take_aim(struct aim *aim, struct pvclock_correction *correction)
 {
-	int64_t lead = 0, least = 0, most = 0;
+	bool learnt = false;
 
 	while (correction->tries < TRIES_MAX) {
-		uint64_t now = guest_tsc(aim, aim->kvm->os->ops->read_tsc(aim->kvm->os->ctx).ticks);
-		uint64_t set = pvclock_line_ns(&aim->line, now) + (uint64_t)lead;
+		uint64_t now, set = choose(aim, &now), first, last;
+		int64_t least, most;
 		int error;
 
 		correction->tries++;
 		error = kvm_set_clock(aim->kvm, set);
 		if (error == 0)
-			error = read_back(aim, set, &least, &most);
+			error = read_back(aim, set, &first, &last, &least, &most);
 		if (error == -EAGAIN)
 			continue;
 		if (error)
@@ -92,7 +128,8 @@ static int take_aim(struct aim *aim, struct pvclock_correction *correction)
 		/* 0 or 1, never less: no event takes anything from the clock, and from one to the next it is 1 ns at most. */
 		if (least >= 0 && most <= 1)
 			return 0;
-		lead -= (least + most - 1) / 2;
+		learn_latency(aim, first + (last - first) / 2 - now, !learnt);
+		learnt = true;
 	}
 	return -ERANGE;
 }
@@ -109,6 +146,7 @@ static int prepare_aim(struct pvclock_kvm *kvm, struct aim *aim)
 	/* KVM_GET_CLOCK computes with the unscaled rate (a fault of the kernel's): it would be aiming by a wrong sight. */
 	if (khz <= 0 || aim->tsc.frac_bits != 0 || !pvclock_line_make_kvm(&aim->unit, 0, 0, (uint32_t)khz))
 		return -ENOTSUP;
+	aim->dropped = aim->line.shift < 0 ? (1ull << -aim->line.shift) - 1 : 0;
 	pvclock_inverse_make(&aim->inverse, &aim->unit);
 	return 0;
 }
