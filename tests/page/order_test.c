@@ -323,7 +323,15 @@ static void record_subject(const struct subject *subject, struct trace *stores, 
 	recording = loads;
 	assert_true(subject->read());
 	recording = NULL;
-	/* a writer's own loads (version, flags) order nothing here */
+	/* the flags are looked at as late as may be: in the odd phase */
+	for (unsigned int i = 0, odd = 0; i < stores->count; i++) {
+		const struct event *event = &stores->events[i];
+
+		if (event->kind == STORE && event->word == 0)
+			odd = event->value & 1;
+		assert_true(event->kind != LOAD || event->word == 0 || odd);
+	}
+	/* otherwise a writer's own loads order nothing here */
 	for (unsigned int i = 0; i < stores->count;)
 		if (stores->events[i].kind == LOAD)
 			memmove(&stores->events[i], &stores->events[i + 1],

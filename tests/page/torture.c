@@ -120,15 +120,33 @@ static void *write_loop(void *argument)
 	return NULL;
 }
 
+static bool is_body(const struct pvclock_snapshot *copy)
+{
+	struct pvclock_line line = body_of(copy->version);
+
+	return copy->line.tsc == line.tsc && copy->line.ns == line.ns && copy->line.mul == line.mul &&
+	       copy->line.shift == line.shift && (copy->flags & ~PVCLOCK_GUEST_STOPPED) == stable_of(copy->version);
+}
+
 static void *guest_loop(void *argument)
 {
 	struct torture *torture = argument;
 
 	while (!atomic_load(&torture->stop)) {
+		bool taken;
+
 		atomic_store(&torture->taking, true);
-		if (torture->part->take(torture, (uint32_t *)&torture->page))
+		taken = torture->part->take(torture, (uint32_t *)&torture->page);
+		if (taken)
 			atomic_fetch_add(&torture->takes, 1);
 		atomic_store(&torture->taking, false);
+		/* at once, before the host's next write hides it: did clearing the flag spoil the line? */
+		if (taken) {
+			struct pvclock_snapshot copy;
+
+			if (pvclock_page_read(&torture->page, &copy) != PVCLOCK_READ_BUSY && !is_body(&copy))
+				atomic_fetch_add(&torture->faults, 1);
+		}
 		for (unsigned int rest = 0; rest < 200; rest++)
 			pvclock_relax();
 	}
@@ -143,7 +161,6 @@ static void *read_loop(void *argument)
 
 	while (!atomic_load_explicit(&torture->stop, memory_order_relaxed)) {
 		struct pvclock_snapshot copy;
-		struct pvclock_line line;
 
 		if (torture->part->read(torture, (const uint32_t *)&torture->page, &copy) == PVCLOCK_READ_BUSY) {
 			busy++;
@@ -152,10 +169,7 @@ static void *read_loop(void *argument)
 		reads++;
 		fresh += copy.version != last;
 		last = copy.version;
-		line = body_of(copy.version);
-		if (copy.line.tsc != line.tsc || copy.line.ns != line.ns || copy.line.mul != line.mul ||
-		    copy.line.shift != line.shift ||
-		    (copy.flags & ~PVCLOCK_GUEST_STOPPED) != stable_of(copy.version)) {
+		if (!is_body(&copy)) {
 			faults++;
 			if (torture->part->name)
 				atomic_store(&torture->stop, true);
@@ -479,7 +493,6 @@ static bool writes_the_word_back(struct torture *torture, uint32_t *words)
 		return false;
 	sched_yield();
 	store_relaxed_u32(&words[PAGE_TAIL], tail & ~(PVCLOCK_GUEST_STOPPED << 8));
-	sched_yield();
 	return true;
 }
 
