@@ -149,18 +149,6 @@ int clock_save(struct machine *machine, struct wire *wire, int64_t corrupt_bit, 
 	int error = pvclock_kvm_save(machine->clock.kvm, &record);
 	if (error != 0)
 		return fail(problem, "clock: save: %s", strerror(-error));
-	if (machine->clock.source != NULL && record.host_mult == 0) {
-		struct pvclock_source_state state;
-		struct pvclock_slope slope;
-
-		pvclock_source_get(machine->clock.source, &state);
-		/* The successor need not learn again what was proven on this host. */
-		if (state.proven && pvclock_slope_from_kernel(state.mult, state.shift, &slope)) {
-			record.host_mult = state.mult;
-			record.host_shift = state.shift;
-			record.host = slope;
-		}
-	}
 	size_t size = pvclock_record_size(&record);
 	uint8_t *bytes = wire_add(wire, WIRE_RECORD, 0, size, problem);
 	if (bytes == NULL)
@@ -190,8 +178,9 @@ int clock_restore(struct machine *machine, const struct wire *wire, struct probl
 	int error = pvclock_record_decode(bytes, size, &record, &reason);
 	if (error != 0)
 		return fail(problem, "the clock record handed over is refused: %s", reason.text);
-	if (machine->clock.source != NULL && record.host_mult != 0)
-		error = pvclock_source_assume(machine->clock.source, record.host_mult, record.host_shift, &reason);
+	/* The predecessor proved it on this host; the successor need not learn it again. */
+	if (machine->clock.source != NULL)
+		error = pvclock_source_assume(machine->clock.source, &record.host, &reason);
 	if (error == 0)
 		error = pvclock_kvm_restore(machine->clock.kvm, &record, &reason);
 	pvclock_record_clear(&record);

@@ -50,7 +50,8 @@ static inline struct pvclock_guest_tsc pvclock_read_tsc(void)
  *
  * With s = -shift: (d >> s) * mul >> 32 is the high word of (d without its low s bits) * (mul << (32 - s)), one
  * multiplication with no shift after it. And because s < 32, the low bits are cleared before the high half is added.
- * Nothing can saturate if both addends are below 2^63, and the gain is at most d: known without waiting for the product.
+ * Nothing can saturate if both addends are below 2^63, and the gain is at most d: known without waiting for the
+ * product.
  */
 static inline uint64_t pvclock_halves_ns(const struct pvclock_line *line, uint64_t low, uint64_t high)
 {
@@ -129,9 +130,9 @@ static inline enum pvclock_read pvclock_read_clock(const struct pvclock_page *pa
 #endif /* x86 */
 
 /*
- * The monotonic guard for pages without TSC_STABLE, shared by all CPUs: the largest value that any CPU
- * has returned. Returns max(ns, *last) and stores it. Lock-free: a CPU starts over only where another one got further. In
- * C++, *last is a uint64_t aligned to 8 bytes that nothing else touches.
+ * The monotonic guard for pages without TSC_STABLE, shared by all CPUs: the largest value that any CPU has returned.
+ * Returns max(ns, *last) and stores it. Lock-free: a CPU starts over only where another one got further. In C++,
+ * *last is a uint64_t aligned to 8 bytes that nothing else touches.
  */
 #ifdef __cplusplus
 uint64_t pvclock_guard(uint64_t *last, uint64_t ns);

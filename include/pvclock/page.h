@@ -71,7 +71,8 @@ _Static_assert(offsetof(struct pvclock_wall_clock, nsec) == 8, "pvclock ABI");
 
 /*
  * What the other side may be changing is read and written through these and nothing else: no torn word, no second
- * read behind the programmer's back, no data race. (C++ before 23 has no _Atomic: there the compiler's own atomics stand in.)
+ * read behind the programmer's back, no data race. (C++ before 23 has no _Atomic: there the compiler's own atomics
+ * stand in.)
  */
 static inline uint32_t pvclock_load_acquire_u32(const void *word)
 {
@@ -144,8 +145,8 @@ static inline void pvclock_relax(void)
 void pvclock_page_write(void *page, const struct pvclock_line *line, uint8_t flags);
 
 /*
- * Writes the time of day at system time 0: ns_since_epoch / 10^9 is truncated to the ABI's 32 bits (2106). `page`: 4-byte
- * aligned, 12 bytes; else as above. The version never becomes 0, which means "never written".
+ * Writes the time of day at system time 0: ns_since_epoch / 10^9 is truncated to the ABI's 32 bits (2106). `page`:
+ * 4-byte aligned, 12 bytes; else as above. The version never becomes 0, which means "never written".
  */
 void pvclock_wall_clock_write(void *page, uint64_t ns_since_epoch);
 

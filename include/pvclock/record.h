@@ -31,8 +31,6 @@ struct pvclock_record {
 	uint64_t wall_clock_msr;
 	/* The host it was saved on. */
 	struct pvclock_slope host;  /* exact slope, ns per host tick */
-	uint32_t host_mult;         /* its kernel's integers: host == mult / 2^shift. 0: not known */
-	uint32_t host_shift;
 	struct pvclock_host_tsc at; /* host TSC at the save */
 	uint64_t system_time;       /* the clock at that tick, ns (the legacy form) */
 	uint64_t realtime;          /* CLOCK_REALTIME then, ns since the epoch */

@@ -70,7 +70,7 @@ int pvclock_source_learn(struct pvclock_source *source, uint64_t timeout_ns, str
  * Takes over what another process proved on this boot of this host (live update): accepted at once if the samples
  * so far do not contradict it (-ENOTSUP and the reason if they do), and watched like a learned one.
  */
-int pvclock_source_assume(struct pvclock_source *source, uint32_t mult, unsigned int shift, struct pvclock_reason *reason);
+int pvclock_source_assume(struct pvclock_source *source, const struct pvclock_slope *slope, struct pvclock_reason *reason);
 
 /* Never fails; state->proven says whether slope and line are meaningful. */
 void pvclock_source_get(const struct pvclock_source *source, struct pvclock_source_state *state);

@@ -2,8 +2,8 @@
 #include <pvclock/guest.h>
 
 /*
- * Relaxed is enough: the guard orders values of one variable, and C11 5.1.2.4p15-18 (coherence) already forbids that a read which
- * happens after another sees an older value of it. It publishes nothing else.
+ * Relaxed is enough: the guard orders values of one variable, and C11 5.1.2.4p15-18 (coherence) already forbids that
+ * a read which happens after another sees an older value of it. It publishes nothing else.
  */
 #ifdef __i386__
 /* A kernel without FPU code and without libatomic has cmpxchg8b and no 64-bit load: gcc then emits it for this builtin only. */

@@ -21,7 +21,7 @@
 
 #define HEADER_SIZE 20u
 #define CRC_OFFSET 16u
-#define FIXED_SIZE 124u /* header and walk_record() */
+#define FIXED_SIZE 116u /* header and walk_record() */
 #define VCPU_SIZE 36u   /* walk_vcpu() */
 
 #define FLAG_STABLE 1u
@@ -102,8 +102,6 @@ static void walk_record(struct cursor *cursor, struct pvclock_record *record, st
 	walk_u64(cursor, &record->host.mantissa);
 	small->host_exponent = walk_small(cursor, record->host.exponent);
 	record->host.exponent = (int16_t)small->host_exponent;
-	walk_u32(cursor, &record->host_mult);
-	walk_u32(cursor, &record->host_shift);
 	walk_u64(cursor, &record->at.ticks);
 	walk_u64(cursor, &record->system_time);
 	walk_u64(cursor, &record->realtime);
@@ -138,19 +136,11 @@ static bool check_tsc(const struct pvclock_tsc_transform *tsc, const char *whose
 
 static bool check_host(const struct pvclock_record *record, struct pvclock_reason *reason)
 {
-	struct pvclock_slope slope;
 	struct pvclock_line line;
 
 	if (!(record->host.mantissa >> 63) || !pvclock_line_make(&line, 0, 0, &record->host, NULL))
 		return REFUSE(reason, "The record's host slope, %" PRIu64 " x 2^%d ns a tick, is no clock's.",
 			      record->host.mantissa, record->host.exponent);
-	if (record->host_mult == 0)
-		return record->host_shift == 0 ||
-		       REFUSE(reason, "The record has a kernel shift of %u without a mult.", record->host_shift);
-	if (!pvclock_slope_from_kernel(record->host_mult, record->host_shift, &slope) ||
-	    pvclock_slope_difference(&slope, &record->host) != 0)
-		return REFUSE(reason, "The record's kernel slope, %u / 2^%u, contradicts its host slope.",
-			      record->host_mult, record->host_shift);
 	return true;
 }
 

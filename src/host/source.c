@@ -4,6 +4,7 @@
 #include "source.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -212,13 +213,31 @@ int pvclock_source_learn(struct pvclock_source *source, uint64_t timeout_ns, str
 	}
 }
 
-int pvclock_source_assume(struct pvclock_source *source, uint32_t mult, unsigned int shift,
+/* mult / 2^shift of a slope that has such a form, as Linux would have it. */
+static bool slope_to_kernel(const struct pvclock_slope *slope, uint32_t *mult, unsigned int *shift)
+{
+	struct pvclock_slope same;
+	int power = -(slope->exponent + 32);
+
+	*mult = (uint32_t)(slope->mantissa >> 32);
+	for (; power > 32 && !(*mult & 1) && *mult; power--)
+		*mult >>= 1;
+	if (power < 0 || power > 32)
+		return false;
+	*shift = (unsigned int)power;
+	if (!pvclock_slope_from_kernel(*mult, *shift, &same) || pvclock_slope_difference(&same, slope) != 0)
+		return false;
+	(void)pvclock_kernel_reduce(mult, shift);
+	return true;
+}
+
+int pvclock_source_assume(struct pvclock_source *source, const struct pvclock_slope *assumed,
 			  struct pvclock_reason *reason)
 {
 	struct pvclock_intercept intercept;
-	struct pvclock_slope slope;
+	unsigned int shift;
 	uint64_t count;
-	uint32_t first;
+	uint32_t mult, first;
 
 	pvclock_reason_clear(reason);
 	if (source->error < 0) {
@@ -226,17 +245,14 @@ int pvclock_source_assume(struct pvclock_source *source, uint32_t mult, unsigned
 			*reason = source->reason;
 		return source->error;
 	}
-	if (shift > 63 || !pvclock_slope_from_kernel(mult, shift, &slope)) {
+	if (!slope_to_kernel(assumed, &mult, &shift)) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_MISFIT,
-				   "%u / 2^%u is no slope of a clock; pass what a proven source reported.",
-				   mult, shift);
+				   "%" PRIu64 " x 2^%d ns a tick is no slope of a Linux clock; pass what a proven source "
+				   "reported.", assumed->mantissa, assumed->exponent);
 		return -ENOTSUP;
 	}
-	if (source->proven && pvclock_slope_from_kernel(source->mult, source->shift, &slope)) {
-		struct pvclock_slope assumed = slope;
-
-		(void)pvclock_slope_from_kernel(mult, shift, &assumed);
-		if (assumed.mantissa == slope.mantissa && assumed.exponent == slope.exponent)
+	if (source->proven) {
+		if (mult == source->mult && shift == source->shift)
 			return 0;
 		pvclock_reason_set(reason, PVCLOCK_REASON_SLOPE_MISFIT,
 				   "The host's slope was proven to be %u / 2^%u and is not %u / 2^%u: the record is of "

@@ -120,6 +120,7 @@ int pvclock_kvm_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
 
 	if (error)
 		return error;
+	kvm->host = *host;
 	return kvm->mode->start ? kvm->mode->start(kvm, host) : 0;
 }
 
@@ -172,6 +173,8 @@ int pvclock_kvm_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
 
 	if (error)
 		return error;
+	if (kvm->host.mantissa)
+		record->host = kvm->host;
 	return kvm->mode->save ? kvm->mode->save(kvm, record) : 0;
 }
 
@@ -190,6 +193,7 @@ int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *re
 	error = pvclock_record_apply(record, kvm->vm, NULL, reason);
 	if (error)
 		return error;
+	kvm->host = record->host;
 	error = read_tscs(kvm, &record->host);
 	for (i = 0; error == 0 && i < record->vcpu_count; i++) {
 		for (v = 0; error == 0 && v < kvm->vcpu_count; v++) {

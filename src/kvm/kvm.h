@@ -37,6 +37,7 @@ struct pvclock_kvm {
 	const struct kvm_mode *mode;
 	struct kvm_vcpu *vcpus;
 	size_t vcpu_count;
+	struct pvclock_slope host; /* true slope, ns per host tick; whatever slope the kernel publishes */
 	int64_t moved_ticks; /* by a restore, to be told by the next resume */
 	/* own: what the VMM had set, to be put back at detach */
 	uint64_t user_space_msr_mask;

@@ -12,7 +12,8 @@
  *
  * - It is not older. R1 read the value that W3 stored, so W3 happens before R1 (release, acquire), and with it
  *   every store of that body; R2 can read nothing older.
- * - It is not newer. If some R2 read a word that a later W2 stored, then the release fence before that W2 synchronizes with
+ * - It is not newer. If some R2 read a word that a later W2 stored, then the release fence before that W2
+ * synchronizes with
  *   the acquire fence after that R2 (C11 7.17.4p2: fence, atomic store; atomic load, fence). So the later W1 happens before R3,
  *   and R3 must read that odd number or something after it, which differs from v1 - unless version went
  *   all the way round, 2^31 writes between R1 and R3.
@@ -26,8 +27,8 @@
 
 /*
  * Opens the odd phase and returns the number that closes it. The version comes from the page, so that it also goes on
- * where another writer (the kernel, or the VMM before a live update) left it; if that one died in its odd phase, the next
- * odd number is taken, so that a reader who began in the dead one's phase cannot end in ours.
+ * where another writer (the kernel, or the VMM before a live update) left it; if that one died in its odd phase, the
+ * next odd number is taken, so that a reader who began in the dead one's phase cannot end in ours.
  */
 static uint32_t begin_write(uint32_t *version)
 {
@@ -48,8 +49,8 @@ void pvclock_page_write(void *page, const struct pvclock_line *line, uint8_t fla
 	store_relaxed_halves(&words[PAGE_NS], line->ns);
 	store_relaxed_u32(&words[PAGE_MUL], line->mul);
 	/*
-	 * Read as late as possible. A guest that clears its flag between this load and the store sees it once more, which
-	 * costs it nothing; it can never miss one. A compare-and-swap would let a hostile guest make us spin.
+	 * Read as late as possible. A guest that clears its flag between this load and the store sees it once more,
+	 * which costs it nothing; it can never miss one. A compare-and-swap would let a hostile guest make us spin.
 	 */
 	kept = pvclock_load_relaxed_u32(&words[PAGE_TAIL]) >> 8 & PVCLOCK_GUEST_STOPPED;
 	store_relaxed_u32(&words[PAGE_TAIL], (uint8_t)line->shift | (flags | kept) << 8);

@@ -82,6 +82,14 @@ static void assert_proven(struct pvclock_source *source, const struct fake_host 
 	assert_int_equal(pvclock_slope_difference(&slope, &state.slope), 0);
 }
 
+static int assume_kernel(struct pvclock_source *source, uint32_t mult, unsigned int shift, struct pvclock_reason *reason)
+{
+	struct pvclock_slope slope = { 0 };
+
+	(void)pvclock_slope_from_kernel(mult, shift, &slope);
+	return pvclock_source_assume(source, &slope, reason);
+}
+
 /* --- Linux's rule ------------------------------------------------------------------------ */
 
 static void rule(void **unused)
@@ -525,7 +533,7 @@ static void assert_lost(struct pvclock_source *source, struct fake_host *host, e
 	assert_int_equal(pvclock_source_sample(source, &reason), -ENOTSUP);
 	assert_reason(&reason, code, word);
 	assert_int_equal(pvclock_source_learn(source, SECOND, &reason), -ENOTSUP);
-	assert_int_equal(pvclock_source_assume(source, host->mult, host->shift, &reason), -ENOTSUP);
+	assert_int_equal(assume_kernel(source, host->mult, host->shift, &reason), -ENOTSUP);
 	assert_reason(&reason, code, word);
 	assert_int_equal(pvclock_source_sample(source, NULL), -ENOTSUP);
 }
@@ -727,15 +735,15 @@ static void assume(void **unused)
 	fake_host_init(&host, 2596142, 15);
 	source = open_source(&host);
 	/* from a single sample on, nothing contradicts it */
-	assert_int_equal(pvclock_source_assume(source, host.mult, host.shift, &reason), 0);
+	assert_int_equal(assume_kernel(source, host.mult, host.shift, &reason), 0);
 	assert_int_equal(reason.code, PVCLOCK_REASON_NONE);
 	assert_proven(source, &host);
 	assert_int_equal(pvclock_source_learn(source, 0, &reason), 0);
 	fake_host_pass(&host, 1000 * (uint64_t)SECOND);
 	assert_int_equal(pvclock_source_sample(source, &reason), 0);
 	/* once more the same is fine, over any power of two; another one is not */
-	assert_int_equal(pvclock_source_assume(source, host.mult * 2, host.shift + 1, &reason), 0);
-	assert_int_equal(pvclock_source_assume(source, host.mult + 1, host.shift, &reason), -ENOTSUP);
+	assert_int_equal(assume_kernel(source, host.mult * 2, host.shift + 1, &reason), 0);
+	assert_int_equal(assume_kernel(source, host.mult + 1, host.shift, &reason), -ENOTSUP);
 	assert_reason(&reason, PVCLOCK_REASON_SLOPE_MISFIT, "another host");
 	assert_proven(source, &host);
 	pvclock_source_close(source);
@@ -750,11 +758,11 @@ static void assume_what_is_wrong(void **unused)
 	(void)unused;
 	fake_host_init(&host, 2596142, 16);
 	source = open_source(&host);
-	assert_int_equal(pvclock_source_assume(source, 0, 24, &reason), -ENOTSUP);
-	assert_int_equal(pvclock_source_assume(source, host.mult, 64, &reason), -ENOTSUP);
+	assert_int_equal(assume_kernel(source, 0, 24, &reason), -ENOTSUP);
+	assert_int_equal(assume_kernel(source, host.mult, 64, &reason), -ENOTSUP);
 	assert_reason(&reason, PVCLOCK_REASON_SLOPE_MISFIT, "no slope");
 	assert_int_equal(pvclock_source_learn(source, SECOND / 10, &reason), -ETIMEDOUT);
-	assert_int_equal(pvclock_source_assume(source, host.mult + 1000, host.shift, &reason), -ENOTSUP);
+	assert_int_equal(assume_kernel(source, host.mult + 1000, host.shift, &reason), -ENOTSUP);
 	assert_reason(&reason, PVCLOCK_REASON_SLOPE_MISFIT, "another host");
 	/* it was refused, and nothing has changed */
 	assert_int_equal(pvclock_source_learn(source, 10ull * SECOND, &reason), 0);
@@ -763,7 +771,7 @@ static void assume_what_is_wrong(void **unused)
 
 	/* too little wrong to be told from the first sample: told from the later ones */
 	source = open_source(&host);
-	assert_int_equal(pvclock_source_assume(source, host.mult + 1, host.shift, &reason), 0);
+	assert_int_equal(assume_kernel(source, host.mult + 1, host.shift, &reason), 0);
 	fake_host_pass(&host, 10ull * SECOND);
 	assert_lost(source, &host, PVCLOCK_REASON_SLOPE_MISFIT, "no longer follows");
 	pvclock_source_close(source);
