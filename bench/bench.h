@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * bench.h - figures that mean the same on any machine: each is a ratio of two medians of one run, taken in turns, so that a
- * change of the CPU's clock rate meets both; or a time with a generous limit. A figure has a limit and passes or fails.
+ * bench.h - figures that mean the same on any machine: each is a ratio of two medians of one run, taken in turns, so
+ * that a change of the CPU's clock rate meets both; or a time with a generous limit. A figure has a limit and passes
+ * or fails.
  */
 #ifndef PVCLOCK_BENCH_H
 #define PVCLOCK_BENCH_H

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* main.c - runs the benches, prints a line a figure: name value limit PASS|FAIL|SKIP (detail). Exit status 1 if any failed. */
+/* main.c - runs the benches and prints a line a figure: name value limit PASS|FAIL|SKIP (detail). 1 if any failed. */
 #include "bench.h"
 #include "deadline.h"
 
@@ -40,8 +40,8 @@ static void print_figure(struct bench *bench, const char *name, double value, do
 		if (verdict == SKIP)
 			printf("%-34s %8s %8.2f %s (%s)\n", name, "-", limit, names[verdict], text);
 		else
-			printf("%-34s %8.3f %8.2f %s%s%s%s\n", name, value, limit, names[verdict], *text ? " (" : "", text,
-			       *text ? ")" : "");
+			printf("%-34s %8.3f %8.2f %s%s%s%s\n", name, value, limit, names[verdict], *text ? " (" : "",
+			       text, *text ? ")" : "");
 		fflush(stdout);
 		return;
 	}
@@ -99,10 +99,12 @@ static void bench_first_tick(struct bench *bench)
 		return;
 	}
 	bench_figure(bench, "deadline_latency_per_division", reciprocal / udivti3, 0.9,
-		     "%.1f ticks by reciprocal, %.1f by the compiler's division, %.1f by divq", reciprocal, udivti3, divq);
+		     "%.1f ticks by reciprocal, %.1f by the compiler's division, %.1f by divq",
+		     reciprocal, udivti3, divq);
 	bench_deadline_throughput(&reciprocal, &divq, &udivti3);
 	bench_figure(bench, "deadline_throughput_per_division", reciprocal / udivti3, 0.9,
-		     "%.1f ticks by reciprocal, %.1f by the compiler's division, %.1f by divq", reciprocal, udivti3, divq);
+		     "%.1f ticks by reciprocal, %.1f by the compiler's division, %.1f by divq",
+		     reciprocal, udivti3, divq);
 }
 
 static const struct {

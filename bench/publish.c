@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* publish.c - P11: publishing to all vCPUs is linear in their number. A VM is published from whole, as after a pause. */
+/* publish.c - P11: publishing to all vCPUs is linear in their number. */
 #include "bench.h"
 
 #include <pvclock/vm.h>
@@ -33,16 +33,16 @@ static bool machine_create(struct machine *machine, unsigned int count)
 {
 	const struct pvclock_os *os = pvclock_os_linux();
 	struct pvclock_slope slope;
-	size_t size = (size_t)count * STRIDE + 4096;
+	size_t size = ((size_t)count * STRIDE + 4096) & ~(size_t)4095;
 
 	memset(machine, 0, sizeof(*machine));
 	machine->count = count;
 	machine->vcpus = calloc(count, sizeof(struct pvclock_vcpu *));
-	machine->memory = aligned_alloc(4096, size & ~(size_t)4095);
+	machine->memory = aligned_alloc(4096, size);
 	if (!machine->vcpus || !machine->memory || pvclock_vm_create(os, &machine->vm) != 0)
 		return false;
-	memset(machine->memory, 0, size & ~(size_t)4095);
-	if (pvclock_vm_add_memory(machine->vm, (struct pvclock_gpa){ 0 }, size & ~(size_t)4095, machine->memory, 0) != 0)
+	memset(machine->memory, 0, size);
+	if (pvclock_vm_add_memory(machine->vm, (struct pvclock_gpa){ 0 }, size, machine->memory, 0) != 0)
 		return false;
 	for (unsigned int i = 0; i < count; i++)
 		if (pvclock_vcpu_create(machine->vm, i, &machine->vcpus[i]) != 0)
@@ -83,8 +83,8 @@ void bench_publish(struct bench *bench)
 		}
 		few_median = bench_median(few_samples, RUNS);
 		many_median = bench_median(many_samples, RUNS);
-		bench_figure(bench, "publish_4096_per_16_vcpus", many_median / few_median, 2.0, "%.1f to %.1f ticks a vCPU",
-			     many_median, few_median);
+		bench_figure(bench, "publish_4096_per_16_vcpus", many_median / few_median, 2.0,
+			     "%.1f to %.1f ticks a vCPU", many_median, few_median);
 	}
 	machine_destroy(&few);
 	machine_destroy(&many);

@@ -87,8 +87,8 @@ void bench_read(struct bench *bench)
 		median[kind] = bench_median(samples[kind], RUNS);
 	bench_figure(bench, "read_page_per_ordered_tsc", median[PAGE] / median[TSC], 1.20, "%.1f to %.1f ticks",
 		     median[PAGE], median[TSC]);
-	bench_figure(bench, "read_page_per_vdso_monotonic", median[PAGE] / median[MONOTONIC], 0.90, "%.1f to %.1f ticks",
-		     median[PAGE], median[MONOTONIC]);
+	bench_figure(bench, "read_page_per_vdso_monotonic", median[PAGE] / median[MONOTONIC], 0.90,
+		     "%.1f to %.1f ticks", median[PAGE], median[MONOTONIC]);
 	bench_figure(bench, "read_page_per_vdso_monotonic_raw", median[PAGE] / median[RAW], 0.90, "%.1f to %.1f ticks",
 		     median[PAGE], median[RAW]);
 }

@@ -81,7 +81,8 @@ static const char *vcpu_create(struct machine *machine, unsigned int i)
 		return "KVM_GET_SREGS";
 	sregs.cs.base = 0;
 	sregs.cs.selector = 0;
-	if (ioctl(machine->vcpus[i].fd, KVM_SET_SREGS, &sregs) < 0 || ioctl(machine->vcpus[i].fd, KVM_SET_REGS, &regs) < 0)
+	if (ioctl(machine->vcpus[i].fd, KVM_SET_SREGS, &sregs) < 0 ||
+	    ioctl(machine->vcpus[i].fd, KVM_SET_REGS, &regs) < 0)
 		return "setting a vCPU's registers";
 	if (pvclock_vcpu_create(machine->vm, i, &machine->vcpus[i].vcpu) != 0 ||
 	    pvclock_kvm_add_vcpu(machine->kvm, machine->vcpus[i].vcpu, machine->vcpus[i].fd) != 0)
@@ -188,8 +189,8 @@ static void steer(struct bench *bench, const char *name, unsigned int count)
 	} else {
 		double median = bench_median(samples, EVENTS);
 
-		bench_figure(bench, name, median, LIMIT_US, "us, median of %d; %.1f us at worst; %u not within 1 ns", EVENTS,
-			     samples[EVENTS - 1], missed);
+		bench_figure(bench, name, median, LIMIT_US, "us, median of %d; %.1f us at worst; %u not within 1 ns",
+			     EVENTS, samples[EVENTS - 1], missed);
 	}
 	machine_destroy(&machine);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Any 32 bytes as a page, any 12 as a wall clock, any line written over them, at every alignment that the ABI allows: the
- * result is the one that the bytes call for, and no byte beside the page is touched.
+ * Any 32 bytes as a page, any 12 as a wall clock, any line written over them, at every alignment that the ABI allows:
+ * the result is the one that the bytes call for, and no byte beside the page is touched.
  */
 #include <pvclock/page.h>
 
@@ -79,7 +79,8 @@ static void check_read(const struct input *input)
 	result = pvclock_page_read(at, &copy);
 	check(result == expect(page.version, &line));
 	if (result == PVCLOCK_READ_BUSY)
-		check(!copy.line.tsc && !copy.line.ns && !copy.line.mul && !copy.line.shift && !copy.version && !copy.flags);
+		check(!copy.line.tsc && !copy.line.ns && !copy.line.mul && !copy.line.shift && !copy.version &&
+		      !copy.flags);
 	else
 		check(same_line(&copy.line, &line) && copy.version == page.version && copy.flags == page.flags);
 	check(memcmp(at, input->page, sizeof(input->page)) == 0);

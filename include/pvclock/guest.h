@@ -140,7 +140,7 @@ uint64_t pvclock_guard(uint64_t *last, uint64_t ns);
 uint64_t pvclock_guard(_Atomic uint64_t *last, uint64_t ns);
 #endif
 
-/* If the host stopped the guest: clears the flag on this CPU's page and returns true. Nothing else in the page changes. */
+/* If the host stopped the guest: clears the flag on this CPU's page, and nothing else in it, and returns true. */
 bool pvclock_take_guest_stopped(struct pvclock_page *page);
 
 #ifdef __cplusplus

@@ -165,7 +165,7 @@ struct pvclock_snapshot {
 	uint8_t flags;
 };
 
-/* How often a reader starts over before it says BUSY: far longer than any writer's 32 bytes, far shorter than a hang. */
+/* How often a reader starts over before it says BUSY: far longer than a writer takes, far shorter than a hang. */
 #define PVCLOCK_READ_TRIES 1000000u
 
 /* Copies the page as it stood at one version. `page`: 4-byte aligned. On INVALID, *out holds what was read. */

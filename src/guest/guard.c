@@ -6,7 +6,7 @@
  * a read which happens after another sees an older value of it. It publishes nothing else.
  */
 #ifdef __i386__
-/* A kernel without FPU code and without libatomic has cmpxchg8b and no 64-bit load: gcc then emits it for this builtin only. */
+/* A kernel without FPU code and libatomic has cmpxchg8b and no 64-bit load: gcc emits that for this builtin only. */
 static inline uint64_t load(_Atomic uint64_t *last)
 {
 	return __sync_val_compare_and_swap((uint64_t *)last, 0, 0);

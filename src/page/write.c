@@ -13,10 +13,9 @@
  * - It is not older. R1 read the value that W3 stored, so W3 happens before R1 (release, acquire), and with it
  *   every store of that body; R2 can read nothing older.
  * - It is not newer. If some R2 read a word that a later W2 stored, then the release fence before that W2
- * synchronizes with
- *   the acquire fence after that R2 (C11 7.17.4p2: fence, atomic store; atomic load, fence). So the later W1 happens before R3,
- *   and R3 must read that odd number or something after it, which differs from v1 - unless version went
- *   all the way round, 2^31 writes between R1 and R3.
+ *   synchronizes with the acquire fence after that R2 (C11 7.17.4p2: fence, atomic store; atomic load, fence). So
+ *   the later W1 happens before R3, and R3 must read that odd number or something after it, which differs from v1 -
+ *   unless version went all the way round, 2^31 writes between R1 and R3.
  *
  * Neither a release store as W1 (it orders what came *before* it) nor an acquire load as R3 (what comes *after* it)
  * could replace the fences. On x86 both fences only bind the compiler.

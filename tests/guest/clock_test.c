@@ -54,9 +54,9 @@ static void halves_are_the_line(void **state)
 		got = pvclock_halves_ns(&line, tsc & 0xffffffffu, tsc >> 32);
 		if (got != expect)
 			fail_msg("PVCLOCK_SEED=%#llx round %u: line %#llx %#llx %#x %d at %#llx: %#llx, not %#llx",
-				 (unsigned long long)start, i, (unsigned long long)line.tsc, (unsigned long long)line.ns,
-				 line.mul, line.shift, (unsigned long long)tsc, (unsigned long long)got,
-				 (unsigned long long)expect);
+				 (unsigned long long)start, i, (unsigned long long)line.tsc,
+				 (unsigned long long)line.ns, line.mul, line.shift, (unsigned long long)tsc,
+				 (unsigned long long)got, (unsigned long long)expect);
 	}
 }
 

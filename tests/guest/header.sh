@@ -44,13 +44,15 @@ for compiler in gcc clang; do
 	command -v "$compiler" >/dev/null || continue
 	for bits in -m64 -m32; do
 		objects=
-		for source in "$scratch/use.c" "$root/src/page/read.c" "$root/src/page/write.c" "$root/src/guest/guard.c" \
-			"$root/src/guest/stopped.c"; do
+		for source in "$scratch/use.c" "$root/src/page/read.c" "$root/src/page/write.c" \
+			"$root/src/guest/guard.c" "$root/src/guest/stopped.c"; do
 			object=$scratch/$(basename "$source" .c).o
 			objects="$objects $object"
-			try "$compiler" -std=c11 $bits -ffreestanding -fno-pic -mno-sse -mgeneral-regs-only -c "$source" -o "$object"
+			try "$compiler" -std=c11 $bits -ffreestanding -fno-pic -mno-sse -mgeneral-regs-only \
+				-c "$source" -o "$object"
 		done
-		# the wall clock's writer divides 64 bits, for which 32-bit compilers call their own library; a guest does not write it
+		# the writer of the wall clock divides 64 bits, for which 32-bit compilers call their own library;
+		# a guest writes none
 		[ $bits = -m32 ] && objects=$(echo "$objects" | sed 's, [^ ]*/write.o,,')
 		[ $failed = 0 ] || continue
 		# shellcheck disable=SC2086

@@ -2,15 +2,16 @@
 /*
  * P2, never backwards, with real lines, the real TSC, and CPUs that really run at once.
  *
- * A host thread changes the page under the readers: now and then to another rate (with all readers out of "guest mode", as
- * page.h demands), and all the time to another anchor (with nobody stopped, which a lossless re-anchor
- * allows). Readers check every reading twice: it is not below any reading that another thread had finished before this one
- * began, and it is exactly what the line says that was in force, whatever its anchor.
+ * A host thread changes the page under the readers: now and then to another rate (with all readers out of "guest
+ * mode", as page.h demands), and all the time to another anchor (with nobody stopped, which a lossless re-anchor
+ * allows). Readers check every reading twice: it is not below any reading that another thread had finished before
+ * this one began, and it is exactly what the line says that was in force, whatever its anchor.
  *
- * Two hosts that do it wrong have to be caught: one that re-anchors at any tick and loses a fraction of a ns, and one that
- * reads the clock while vCPUs still run and sets it after they stopped.
+ * Two hosts that do it wrong have to be caught: one that re-anchors at any tick and loses a fraction of a ns, and one
+ * that reads the clock while vCPUs still run and sets it after they stopped.
  *
- * PVCLOCK_TORTURE_MS: how long the right one runs (default 1000). SKIP (77) where the TSC is not one clock for all CPUs.
+ * PVCLOCK_TORTURE_MS: how long the right one runs (default 1000). SKIP (77) where the TSC is not one clock for all
+ * CPUs.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -104,7 +105,8 @@ static bool change_rate(struct run *run, uint64_t *seed, struct pvclock_line *li
 		sched_yield();
 	now = pvclock_read_tsc().ticks;
 	/* 1/8 to 4 ns a tick: shifts of both signs; with 12 bits, or a lossless step would take seconds */
-	if (!pvclock_slope_from_kernel(0x800 + (splitmix64(seed) & 0x7ff), 10 + (unsigned int)(splitmix64(seed) % 5), &slope) ||
+	if (!pvclock_slope_from_kernel(0x800 + (splitmix64(seed) & 0x7ff), 10 + (unsigned int)(splitmix64(seed) % 5),
+				       &slope) ||
 	    !pvclock_line_continue(line, run->host == EARLY ? early : now, now, &slope, &run->line, NULL))
 		return false;
 	*line = run->line;
@@ -195,9 +197,9 @@ static bool one_tsc(void)
 
 static void print(const char *verdict, const char *name, struct run *run)
 {
-	printf("%s %s: %llu readings, %llu anchors, %llu rates; %llu backwards (worst %llu ns), %llu not the line\n", verdict,
-	       name, (unsigned long long)run->reads, (unsigned long long)run->anchors, (unsigned long long)run->rates,
-	       (unsigned long long)run->backwards, (unsigned long long)run->worst, (unsigned long long)run->wrong);
+	printf("%s %s: %llu readings, %llu anchors, %llu rates; %llu backwards (worst %llu ns), %llu not the line\n",
+	       verdict, name, (unsigned long long)run->reads, (unsigned long long)run->anchors,
+	       (unsigned long long)run->rates, (unsigned long long)run->backwards, (unsigned long long)run->worst, (unsigned long long)run->wrong);
 }
 
 int main(void)

@@ -2,9 +2,9 @@
 /*
  * The orders that the sequence count needs are there, and each one is needed.
  *
- * torture.c cannot see a missing fence on x86, which reorders no stores. So here the library's own source is compiled with
- * its atomics replaced by a recorder, and then every order is tried in which a machine may let another CPU
- * see the recorded stores, against every order in which it may carry out the recorded loads:
+ * torture.c cannot see a missing fence on x86, which reorders no stores. So here the library's own source is compiled
+ * with its atomics replaced by a recorder, and then every order is tried in which a machine may let another CPU see
+ * the recorded stores, against every order in which it may carry out the recorded loads:
  *
  * - a store is not seen before an earlier one to the same word, before an earlier release fence's predecessors, or,
  *   if it is a release store, before anything earlier;
@@ -12,8 +12,8 @@
  *   earlier acquire fence's predecessors;
  * - everything else may happen in any order.
  *
- * Each outcome is then given to the library's own reader: what it accepts must be one version's body. It is enough to look at two
- * words of the body at a time: a mixed copy has two words of different versions.
+ * Each outcome is then given to the library's own reader: what it accepts must be one version's body. It is enough to
+ * look at two words of the body at a time: a mixed copy has two words of different versions.
  */
 #include <setjmp.h>
 #include <stdarg.h>

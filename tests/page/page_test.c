@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What a writer leaves in memory and what a reader says about any content. Memory only: no second thread (see torture.c). */
+/* What a writer leaves in memory and what a reader says about any content; no second thread (see torture.c). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Writers against readers on real CPUs. Version v of the page has a body that follows from v alone, so any reader can tell a
- * mixed copy, a flag that got lost, or a version that stands for two bodies.
+ * Writers against readers on real CPUs. Version v of the page has a body that follows from v alone, so any reader can
+ * tell a mixed copy, a flag that got lost, or a version that stands for two bodies.
  *
  * The library's writer and readers must show no fault. Then each of them is replaced by one that breaks a single
- * rule, and the same run has to catch it: a torture that cannot see is worth nothing. What a compiler or a CPU does to a
- * protocol without its fences is done here by hand, because x86 would not (order_test.c tries all orders).
+ * rule, and the same run has to catch it: a torture that cannot see is worth nothing. What a compiler or a CPU does
+ * to a protocol without its fences is done here by hand, because x86 would not (order_test.c tries all orders).
  *
  * PVCLOCK_TORTURE_MS: how long the library is tortured (default 1000). PVCLOCK_SEED: where versions start.
  */
@@ -559,8 +559,8 @@ int main(void)
 		do
 			torture_part(&torture, &broken[i], CATCH_MS, seed);
 		while (torture.faults == 0 && ++tries < CATCH_TRIES);
-		printf("%s %s: caught after %llu writes, %llu reads\n", torture.faults ? "ok" : "not ok NOT", broken[i].name,
-		       (unsigned long long)torture.writes, (unsigned long long)torture.reads);
+		printf("%s %s: caught after %llu writes, %llu reads\n", torture.faults ? "ok" : "not ok NOT",
+		       broken[i].name, (unsigned long long)torture.writes, (unsigned long long)torture.reads);
 		failed |= torture.faults == 0;
 	}
 	if (failed)
