@@ -199,7 +199,8 @@ static void print(const char *verdict, const char *name, struct run *run)
 {
 	printf("%s %s: %llu readings, %llu anchors, %llu rates; %llu backwards (worst %llu ns), %llu not the line\n",
 	       verdict, name, (unsigned long long)run->reads, (unsigned long long)run->anchors,
-	       (unsigned long long)run->rates, (unsigned long long)run->backwards, (unsigned long long)run->worst, (unsigned long long)run->wrong);
+	       (unsigned long long)run->rates, (unsigned long long)run->backwards,
+	       (unsigned long long)run->worst, (unsigned long long)run->wrong);
 }
 
 int main(void)
