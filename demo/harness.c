@@ -180,7 +180,8 @@ int harness_start(struct harness *harness, const struct harness_options *options
 	return result;
 }
 
-static void reap(struct harness *harness, int options)
+/* Takes the exit status of what has ended. True: nothing of the guest is left, not even a process that is still ending. */
+static bool reap(struct harness *harness, int options)
 {
 	int status;
 	pid_t pid;
@@ -188,6 +189,7 @@ static void reap(struct harness *harness, int options)
 	while ((pid = waitpid(-harness->group, &status, options)) > 0 || (pid < 0 && errno == EINTR))
 		if (pid > 0)
 			harness->exit_status = status;
+	return pid < 0;
 }
 
 void harness_stop(struct harness *harness)
@@ -197,10 +199,8 @@ void harness_stop(struct harness *harness)
 
 		if (harness->control_fd >= 0)
 			(void)!send(harness->control_fd, "quit", 4, MSG_DONTWAIT | MSG_NOSIGNAL);
-		while (harness_processes(harness) && harness_now_ms() < deadline) {
+		while (!reap(harness, WNOHANG) && harness_now_ms() < deadline)
 			poll(NULL, 0, 2);
-			reap(harness, WNOHANG);
-		}
 		kill(-harness->group, SIGKILL);
 		reap(harness, 0);
 	}
@@ -298,8 +298,7 @@ int harness_wait_started(struct harness *harness, int timeout_ms)
 
 		if (harness_run(harness, 1))
 			return -1;
-		reap(harness, WNOHANG);
-		if (harness_processes(harness) == 0) {
+		if (reap(harness, WNOHANG)) {
 			last_words(harness, words, sizeof(words));
 			return fail(harness, "The VMM ended before its guest ran.%s", words);
 		}
@@ -316,14 +315,12 @@ int harness_wait_ended(struct harness *harness, int timeout_ms)
 {
 	int64_t deadline = harness_now_ms() + timeout_ms;
 
-	while (harness_processes(harness)) {
+	while (!reap(harness, WNOHANG)) {
 		if (harness_run(harness, 2))
 			return -1;
-		reap(harness, WNOHANG);
 		if (harness_now_ms() > deadline)
 			return fail(harness, "The guest did not end within %d ms.", timeout_ms);
 	}
-	reap(harness, WNOHANG);
 	harness_drain(harness);
 	return 0;
 }

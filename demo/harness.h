@@ -82,7 +82,7 @@ void harness_discard(struct harness *harness);
 int harness_run(struct harness *harness, int ms);
 /* Waits until every vCPU reached its payload's loop. 0 or -1. */
 int harness_wait_started(struct harness *harness, int timeout_ms);
-/* Waits until no process has the guest's memory any more: the guest ended itself. 0 or -1. */
+/* Waits until every VMM has ended by itself, as when the guest is done. 0 or -1. */
 int harness_wait_ended(struct harness *harness, int timeout_ms);
 /* Waits until every vCPU made `readings` more readings. 0 or -1. */
 int harness_wait_readings(struct harness *harness, uint64_t readings, int timeout_ms);
