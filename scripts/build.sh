@@ -9,6 +9,6 @@ scripts/deps.sh build
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 if [ ! -f "$dir/build.ninja" ]; then
-	meson setup "$dir" "$@" >"$log" 2>&1 || { grep -v '^\[' "$log" >&2; exit 1; }
+	meson setup "$dir" "$@" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
 fi
-ninja -C "$dir" ${TARGETS:-} >"$log" 2>&1 || { grep -v '^\[' "$log" >&2; exit 1; }
+ninja -C "$dir" ${TARGETS:-} >"$log" 2>&1 || { sed -n '/FAILED\|ERROR/,$p' "$log" | grep -v '^\[' >&2; exit 1; }

@@ -31,6 +31,8 @@ static int restore(struct machine *machine, int fd, uint64_t length, struct blac
 	blackout->clock_ns += monotonic_ns() - begun;
 	for (uint32_t i = 0; i < machine->vcpu_count && result == 0; i++)
 		result = vcpu_state_restore_deadline(&machine->vcpus[i], &wire, problem);
+	if (result == 0)
+		vcpus_settle(machine);
 	wire_clear(&wire);
 	return result;
 }

@@ -154,6 +154,16 @@ static bool handle_exit(struct vcpu *vcpu)
 	return false;
 }
 
+/* The clock's errand in this thread, with the machine's lock held: KVM wants it from the one that runs the vCPU. */
+static void settle(struct vcpu *vcpu)
+{
+	set_immediate_exit(vcpu, 0);
+	pvclock_kvm_settle(vcpu->machine->clock.kvm, vcpu->clock);
+	set_immediate_exit(vcpu, 1);
+	vcpu->settle = false;
+	pthread_cond_broadcast(&vcpu->machine->changed);
+}
+
 /* Waits until the vCPU may run. False: the thread is to end. */
 static bool park(struct vcpu *vcpu, uint64_t stopped_ns)
 {
@@ -163,8 +173,12 @@ static bool park(struct vcpu *vcpu, uint64_t stopped_ns)
 	vcpu->parked = true;
 	vcpu->stopped_ns = stopped_ns;
 	pthread_cond_broadcast(&machine->changed);
-	while ((atomic_load(&machine->hold) || machine->ended) && !machine->quit)
-		pthread_cond_wait(&machine->changed, &machine->lock);
+	while ((atomic_load(&machine->hold) || machine->ended) && !machine->quit) {
+		if (vcpu->settle)
+			settle(vcpu);
+		else
+			pthread_cond_wait(&machine->changed, &machine->lock);
+	}
 	bool go_on = !machine->quit;
 	if (go_on) {
 		vcpu->parked = false;
@@ -246,6 +260,21 @@ uint64_t vcpus_pause(struct machine *machine)
 	}
 	pthread_mutex_unlock(&machine->lock);
 	return first;
+}
+
+void vcpus_settle(struct machine *machine)
+{
+	if (pvclock_kvm_mode(machine->clock.kvm) != PVCLOCK_MODE_STEER)
+		return; /* nothing to settle: no thread need be woken for it */
+	pthread_mutex_lock(&machine->lock);
+	for (uint32_t i = 0; i < machine->threads; i++)
+		machine->vcpus[i].settle = true;
+	pthread_cond_broadcast(&machine->changed);
+	for (uint32_t i = 0; i < machine->threads; i++) {
+		while (machine->vcpus[i].settle)
+			pthread_cond_wait(&machine->changed, &machine->lock);
+	}
+	pthread_mutex_unlock(&machine->lock);
 }
 
 uint64_t vcpus_resume(struct machine *machine)

@@ -86,6 +86,7 @@ struct vcpu {
 	pthread_t thread;
 	/* under the machine's lock */
 	bool parked;
+	bool settle;         /* asked to let KVM do what it postponed, while parked */
 	uint64_t stopped_ns; /* CLOCK_MONOTONIC: left guest mode for the last pause */
 	uint64_t entered_ns; /* about to enter it after the last resume; 0 until then */
 };
@@ -133,6 +134,8 @@ int vcpus_start(struct machine *machine, struct problem *problem);
 void vcpus_stop(struct machine *machine);
 /* Returns when no vCPU is in guest mode and none has an exit half done: CLOCK_MONOTONIC of the first to stop. */
 uint64_t vcpus_pause(struct machine *machine);
+/* Every parked vCPU's thread has called pvclock_kvm_settle. */
+void vcpus_settle(struct machine *machine);
 /* Returns when every vCPU is about to enter: CLOCK_MONOTONIC of the first. 0: the guest has ended. */
 uint64_t vcpus_resume(struct machine *machine);
 

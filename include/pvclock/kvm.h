@@ -105,6 +105,14 @@ struct pvclock_correction {
 };
 
 /*
+ * Lets KVM do now what it postpones to a vCPU's first entry. After vCPUs were created or their TSC offsets were set, that is a new snapshot of its
+ * master clock, which would move a clock that was aimed before it by up to 1 ns. Steer mode needs it once for every vCPU, after
+ * pvclock_kvm_restore and before pvclock_kvm_resume; in the other modes it does nothing. Call it from the thread that will
+ * run the vCPU (another one costs the kernel a grace period), with immediate_exit 0; KVM_SET_SIGNAL_MASK is unset afterwards. No guest instruction runs.
+ */
+int pvclock_kvm_settle(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu);
+
+/*
  * Around a blackout. pause: all vCPUs out of guest mode. resume: before the first one runs. Own mode
  * republishes; steer mode aims the kernel's clock at the line the guest saw before; stock mode does as QEMU does: KVM_GET_CLOCK at
  * the pause, KVM_SET_CLOCK with flags 0 at the resume, KVM_KVMCLOCK_CTRL.

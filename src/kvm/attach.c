@@ -167,6 +167,19 @@ int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corre
 	return error;
 }
 
+int pvclock_kvm_settle(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu)
+{
+	size_t i;
+
+	if (kvm->mode->mode != PVCLOCK_MODE_STEER)
+		return 0;
+	for (i = 0; i < kvm->vcpu_count; i++) {
+		if (kvm->vcpus[i].vcpu == vcpu)
+			return kvm->os->ops->run_interrupted(kvm->os->ctx, kvm->vcpus[i].fd);
+	}
+	return -ENOENT;
+}
+
 int pvclock_kvm_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
 {
 	int error = pvclock_record_capture(kvm->vm, record);

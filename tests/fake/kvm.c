@@ -31,6 +31,23 @@ uint64_t fake_kvm_clock(const struct fake_kvm *fake, uint64_t host_tsc)
 	return pvclock_line_ns(&line, host_tsc);
 }
 
+void fake_kvm_enter(struct fake_kvm *fake)
+{
+	pass(fake);
+	if (!fake->snapshot_pending)
+		return;
+	fake->snapshot_pending = false;
+	fake->anchor_ns = fake_kvm_clock(fake, fake->tsc) + fake_random(fake) % 3 - 1;
+	fake->anchor_tsc = fake->tsc;
+}
+
+static int fake_run_interrupted(void *ctx, int vcpu_fd)
+{
+	(void)vcpu_fd;
+	fake_kvm_enter(ctx);
+	return 0;
+}
+
 static struct pvclock_host_tsc fake_read_tsc(void *ctx)
 {
 	struct fake_kvm *fake = ctx;
@@ -160,6 +177,7 @@ static const struct pvclock_os_ops fake_ops = {
 	.ioctl = fake_ioctl,
 	.read_file = fake_read_file,
 	.cpuid = fake_cpuid,
+	.run_interrupted = fake_run_interrupted,
 	.sleep = fake_sleep,
 };
 

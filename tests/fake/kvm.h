@@ -20,6 +20,7 @@ struct fake_kvm {
 	bool no_offset;        /* knows no such attribute */
 	bool master_clock;
 	uint64_t anchor_tsc, anchor_ns; /* the kernel's line, host TSC */
+	bool snapshot_pending; /* the next entry takes a new snapshot of the master clock: the clock moves by up to 1 ns */
 	uint64_t system_time_msr, wall_clock_msr;
 	unsigned int set_clock_calls, offset_writes, ctrl_calls;
 	int64_t realtime_ns; /* CLOCK_REALTIME at TSC 0 */
@@ -27,6 +28,8 @@ struct fake_kvm {
 
 void fake_kvm_init(struct fake_kvm *fake, uint64_t seed);
 uint64_t fake_random(struct fake_kvm *fake);
+/* An entry: what was postponed to it happens. */
+void fake_kvm_enter(struct fake_kvm *fake);
 /* The kernel's clock at a host tick. */
 uint64_t fake_kvm_clock(const struct fake_kvm *fake, uint64_t host_tsc);
 

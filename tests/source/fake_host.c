@@ -128,7 +128,10 @@ static int sleep_ns(void *ctx, uint64_t ns)
 	return 0;
 }
 
-static const struct pvclock_os_ops ops = { read_tsc, get_time, control, read_file, cpuid, sleep_ns };
+static const struct pvclock_os_ops ops = {
+	.read_tsc = read_tsc, .clock_gettime = get_time, .ioctl = control, .read_file = read_file, .cpuid = cpuid,
+	.sleep = sleep_ns,
+};
 
 void fake_host_init(struct fake_host *host, uint32_t khz, uint64_t seed)
 {
