@@ -116,6 +116,8 @@ for page in "$source"/man/*.scd; do
 	awk -v prefix="$work/block-" '
 		/^```/ { inside = !inside; if (inside) { number++; first = 1 } next }
 		inside { if (first) { take = /^#include/; first = 0 } if (take) print > (prefix number ".c") }' "$page"
+	# as a reader sees it: scdoc takes a backslash away
+	sed -i 's/\\\(.\)/\1/g' "$work"/block-*.c 2>/dev/null || true
 	for block in "$work"/block-*.c; do
 		[ -e "$block" ] || continue
 		examples=$((examples + 1))

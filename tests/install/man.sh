@@ -27,6 +27,9 @@ for page in "$source"/man/*.scd; do
 	mandoc -T lint -W warning "$work/$name" | grep -v 'skipping paragraph macro: PP \(empty\|after S[HS]\)$' >"$work/log" || true
 	[ ! -s "$work/log" ] || { cat "$work/log"; fail "$name: mandoc warns"; }
 	grep -q "'$name'" "$source/man/meson.build" || fail "$name: man/meson.build does not build it"
+	# scdoc eats one in code as well
+	awk '/^```/ { inside = !inside } inside { gsub(/\\\\/, ""); if (/\\/) bad = 1 } END { exit bad }' "$page" ||
+		fail "$name: a backslash in a literal block that is not doubled will not be seen"
 	for section in NAME DESCRIPTION "SEE ALSO"; do
 		grep -q "^# $section\$" "$page" || fail "$name: has no $section"
 	done
