@@ -150,6 +150,6 @@ else
 		undefined=$(nm -u "$work/whole.o")
 		[ -z "$undefined" ] || fail "libpvclock-guest.a needs $undefined"
 	fi
-	echo "kernel: linked, nothing undefined"
+	[ $failed != 0 ] || echo "kernel: linked, nothing undefined"
 fi
 exit $failed
