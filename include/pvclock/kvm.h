@@ -3,6 +3,12 @@
  * kvm.h - the engine on Linux KVM. *Own mode*: userspace publishes the pages, and the kernel's clock MSRs are filtered away
  * from it. *Steer mode*: the kernel publishes, userspace aims it. *Stock*: neither; what KVM does by itself, kept as a mode so that the
  * difference can be measured.
+ *
+ * pvclock_kvm_handle_exit may be called from all vCPU threads at once. The other functions of one struct pvclock_kvm are called by one
+ * thread at a time, and, but for attaching, with every vCPU out of guest mode.
+ *
+ * A guest that writes its own TSC (IA32_TSC, IA32_TSC_ADJUST) moves its counter, and in own mode its clock with it until the next pause; there the
+ * clock is put right again. Where the counters of two vCPUs then differ, TSC_STABLE goes with it.
  */
 #ifndef PVCLOCK_KVM_H
 #define PVCLOCK_KVM_H
@@ -116,12 +122,17 @@ int pvclock_kvm_settle(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu);
  * Around a blackout. pause: all vCPUs out of guest mode. resume: before the first one runs. Own mode
  * republishes; steer mode aims the kernel's clock at the line the guest saw before; stock mode does as QEMU does: KVM_GET_CLOCK at
  * the pause, KVM_SET_CLOCK with flags 0 at the resume, KVM_KVMCLOCK_CTRL.
- * *correction and *reason may be NULL. -ERANGE: steering ended outside 1 ns; the guest can run, the reason says how far off.
+ * *correction and *reason may be NULL. -ERANGE: steering ended outside 1 ns, or KVM's slope is not the line's; -ENOTSUP: KVM's
+ * clock cannot be aimed. In both the guest can run, and the reason says how far off. 0 where there is no line yet.
  */
 int pvclock_kvm_pause(struct pvclock_kvm *kvm);
 int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason);
 
-/* Save and restore, in every mode, with the record's own errors. Both between pause and resume; restore needs a VM that was not started. */
+/*
+ * Save and restore, in every mode, with the record's own errors. Both between pause and resume; restore needs a VM that was not started.
+ * A restore is on the host, and the boot, of the save: -EINVAL with OTHER_HOST if the host's TSC has not reached the record's, with TSC_RATES_DIFFER
+ * if a vCPU has another TSC ratio; the VM is then as it was. 0 with a reason: a TSC offset was not honoured, and the line followed.
+ */
 int pvclock_kvm_save(struct pvclock_kvm *kvm, struct pvclock_record *record);
 int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason);
 

@@ -41,6 +41,7 @@ enum pvclock_reason_code {
 	PVCLOCK_REASON_RECORD_CHECKSUM,
 	PVCLOCK_REASON_RECORD_FIELD, /* a field is out of its range, or contradicts another */
 	PVCLOCK_REASON_VCPU_COUNT,   /* the VM has not the record's vCPUs */
+	PVCLOCK_REASON_OTHER_HOST,   /* the record was made on another host, or another boot of this one */
 
 	PVCLOCK_REASON_COUNT_
 };

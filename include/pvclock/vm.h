@@ -86,6 +86,18 @@ int pvclock_vm_now(struct pvclock_vm *vm, uint64_t *ns);
 /* True if TSC_STABLE is published. If false, *reason (may be NULL) says why. */
 bool pvclock_vm_stable(const struct pvclock_vm *vm, struct pvclock_reason *reason);
 
+/*
+ * The host's TSC was reset (a suspend), and the hypervisor moved its guests' offsets by `offset` so that their TSCs go on: the guest's
+ * line stays as it is, over the new offsets. Give the vCPUs theirs before (pvclock_vcpu_set_tsc).
+ */
+void pvclock_vm_move_reference(struct pvclock_vm *vm, uint64_t offset);
+
+/*
+ * What the engine cannot see by itself and what makes the stable bit untrue: a source that lost the host's line
+ * (pvclock_source_sample), say. It stays until it is taken back with NULL. Pages are published at once unless the VM is paused.
+ */
+void pvclock_vm_declare_unstable(struct pvclock_vm *vm, const struct pvclock_reason *reason);
+
 /* --- what the guest does ------------------------------------------------------------------ */
 
 /*
@@ -108,7 +120,7 @@ int pvclock_vm_pause(struct pvclock_vm *vm);
 
 /*
  * Publishes the pages of all vCPUs and marks each GUEST_STOPPED. Call it before the first vCPU runs again. -EALREADY if not
- * paused; -ENODATA: no line. The line does not change: time that passed by the guest's TSC has passed.
+ * paused. The line does not change: time that passed by the guest's TSC has passed.
  */
 int pvclock_vm_resume(struct pvclock_vm *vm);
 

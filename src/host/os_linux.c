@@ -107,7 +107,9 @@ static int run_interrupted(void *ctx, int vcpu_fd)
 		error = -errno;
 	} else {
 		pthread_kill(pthread_self(), SIGURG);
-		if (ioctl(vcpu_fd, KVM_RUN, 0) < 0 && errno != EINTR)
+		if (ioctl(vcpu_fd, KVM_RUN, 0) >= 0)
+			error = -EAGAIN; /* an exit that waited to be handled: it is the caller's, in *run */
+		else if (errno != EINTR)
 			error = -errno;
 		sigtimedwait(&urgent, NULL, &at_once);
 		ioctl(vcpu_fd, KVM_SET_SIGNAL_MASK, NULL);

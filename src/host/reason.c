@@ -28,6 +28,7 @@ static const char *const names[] = {
 	[PVCLOCK_REASON_RECORD_CHECKSUM] = "record-checksum",
 	[PVCLOCK_REASON_RECORD_FIELD] = "record-field",
 	[PVCLOCK_REASON_VCPU_COUNT] = "vcpu-count",
+	[PVCLOCK_REASON_OTHER_HOST] = "other-host",
 };
 
 _Static_assert(sizeof(names) / sizeof(names[0]) == PVCLOCK_REASON_COUNT_, "a reason has no name");

@@ -60,6 +60,22 @@ out:
 	return error;
 }
 
+/* With another rate the line would be another: that is a migration, and needs more than to be put back. */
+static bool same_rates(const struct pvclock_record *record, const struct pvclock_vm *vm, struct pvclock_reason *reason)
+{
+	size_t i;
+
+	for (i = 0; i < vm->vcpu_count; i++) {
+		if (tsc_same_rate(&vm->vcpus[i]->tsc, &record->vcpus[i].tsc))
+			continue;
+		pvclock_reason_set(reason, PVCLOCK_REASON_TSC_RATES_DIFFER,
+				   "The record's vCPU %u has another TSC ratio than this VM's; give the VM the record's TSC rate.",
+				   record->vcpus[i].index);
+		return false;
+	}
+	return true;
+}
+
 static bool same_vcpus(const struct pvclock_record *record, const struct pvclock_vm *vm, struct pvclock_reason *reason)
 {
 	size_t i;
@@ -93,7 +109,7 @@ int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm 
 		error = -EBUSY;
 		goto out;
 	}
-	if (!same_vcpus(record, vm, reason)) {
+	if (!record_check(record, reason) || !same_vcpus(record, vm, reason) || !same_rates(record, vm, reason)) {
 		error = -EINVAL;
 		goto out;
 	}

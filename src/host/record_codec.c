@@ -10,8 +10,7 @@
  *  20     the fields, in the order of walk_record(), then vcpu_count times those of walk_vcpu()
  */
 #include "reason.h"
-
-#include <pvclock/record.h>
+#include "vm.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -179,6 +178,19 @@ static bool check_vcpu(const struct pvclock_record *record, uint32_t i, struct p
 	return check_tsc(&vcpu->tsc, whose, reason);
 }
 
+bool record_check(const struct pvclock_record *record, struct pvclock_reason *reason)
+{
+	uint32_t i;
+
+	if (!check_record(record, reason))
+		return false;
+	for (i = 0; i < record->vcpu_count; i++) {
+		if (!check_vcpu(record, i, reason))
+			return false;
+	}
+	return true;
+}
+
 /* --- bytes ------------------------------------------------------------------------------- */
 
 static uint32_t crc32_add(uint32_t crc, const uint8_t *bytes, size_t size)
@@ -225,12 +237,8 @@ ssize_t pvclock_record_encode(const struct pvclock_record *record, void *bytes, 
 	struct small_fields small;
 
 	pvclock_reason_clear(reason);
-	if (!check_record(record, reason))
+	if (!record_check(record, reason))
 		return -EINVAL;
-	for (i = 0; i < record->vcpu_count; i++) {
-		if (!check_vcpu(record, i, reason))
-			return -EINVAL;
-	}
 	length = (uint32_t)pvclock_record_size(record);
 	if (size < length)
 		return -ENOSPC;

@@ -66,6 +66,7 @@ out:
 
 void pvclock_vcpu_destroy(struct pvclock_vcpu *vcpu)
 {
+	enum pvclock_reason_code before;
 	struct pvclock_vm *vm;
 	size_t at;
 
@@ -73,10 +74,13 @@ void pvclock_vcpu_destroy(struct pvclock_vcpu *vcpu)
 		return;
 	vm = vcpu->vm;
 	pthread_mutex_lock(&vm->lock);
+	before = vm->unstable.code;
 	at = vcpu_search(vm, vcpu->index);
 	vm->vcpu_count--;
 	memmove(&vm->vcpus[at], &vm->vcpus[at + 1], (vm->vcpu_count - at) * sizeof(struct pvclock_vcpu *));
 	vm_judge_stability(vm);
+	if (before != vm->unstable.code && !vm->paused)
+		vm_publish_all(vm);
 	pthread_mutex_unlock(&vm->lock);
 	free(vcpu);
 }
@@ -103,7 +107,8 @@ void vm_judge_stability(struct pvclock_vm *vm)
 				   "The VM has no line yet; give it one by pvclock_vm_start or a restore.");
 		return;
 	}
-	for (i = 0; i < vm->vcpu_count; i++) {
+	vm->unstable = vm->declared;
+	for (i = 0; i < vm->vcpu_count && vm->unstable.code == PVCLOCK_REASON_NONE; i++) {
 		const struct pvclock_vcpu *vcpu = vm->vcpus[i];
 
 		if (vcpu->catchup)
@@ -119,8 +124,6 @@ void vm_judge_stability(struct pvclock_vm *vm)
 					   "vCPUs %u and %u have TSC offsets that differ by %lld ticks; "
 					   "set all offsets alike.", first->index, vcpu->index,
 					   (long long)(vcpu->tsc.offset - first->tsc.offset));
-		if (vm->unstable.code != PVCLOCK_REASON_NONE)
-			return;
 	}
 }
 

@@ -84,7 +84,7 @@ int pvclock_vm_start(struct pvclock_vm *vm, struct pvclock_host_tsc at, uint64_t
 	pthread_mutex_lock(&vm->lock);
 	if (vm->vcpu_count > 0)
 		reference = vm->vcpus[0]->tsc;
-	if (pvclock_line_compose(&reference, at, ns, host, &line, NULL)) {
+	if ((host->mantissa >> 63) && pvclock_line_compose(&reference, at, ns, host, &line, NULL)) {
 		vm_set_line(vm, &line, &reference, host);
 		if (!vm->paused)
 			vm_publish_all(vm);
@@ -110,6 +110,33 @@ int pvclock_vm_now(struct pvclock_vm *vm, uint64_t *ns)
 	}
 	pthread_mutex_unlock(&vm->lock);
 	return error;
+}
+
+void pvclock_vm_move_reference(struct pvclock_vm *vm, uint64_t offset)
+{
+	size_t i;
+
+	pthread_mutex_lock(&vm->lock);
+	vm->reference.offset += offset;
+	for (i = 0; i < vm->vcpu_count; i++)
+		vm->vcpus[i]->synced = false;
+	pthread_mutex_unlock(&vm->lock);
+}
+
+void pvclock_vm_declare_unstable(struct pvclock_vm *vm, const struct pvclock_reason *reason)
+{
+	enum pvclock_reason_code before;
+
+	pthread_mutex_lock(&vm->lock);
+	before = vm->unstable.code;
+	if (reason)
+		vm->declared = *reason;
+	else
+		pvclock_reason_clear(&vm->declared);
+	vm_judge_stability(vm);
+	if (before != vm->unstable.code && !vm->paused)
+		vm_publish_all(vm);
+	pthread_mutex_unlock(&vm->lock);
 }
 
 bool pvclock_vm_stable(const struct pvclock_vm *vm, struct pvclock_reason *reason)
@@ -185,8 +212,6 @@ int pvclock_vm_resume(struct pvclock_vm *vm)
 	pthread_mutex_lock(&vm->lock);
 	if (!vm->paused) {
 		error = -EALREADY;
-	} else if (!vm->has_line) {
-		error = -ENODATA;
 	} else {
 		for (i = 0; i < vm->vcpu_count; i++)
 			vm->vcpus[i]->stop_pending |= (vm->vcpus[i]->system_time_msr & PVCLOCK_MSR_ENABLE) != 0;

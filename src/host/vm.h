@@ -55,7 +55,8 @@ struct pvclock_vm {
 	struct pvclock_line line;
 	struct pvclock_tsc_transform reference;
 	struct pvclock_slope host; /* ns per host tick */
-	struct pvclock_reason unstable;
+	struct pvclock_reason declared; /* unstable for a reason that the caller knows */
+	struct pvclock_reason unstable; /* the one that is published */
 };
 
 /* All with the lock held. */
@@ -67,6 +68,8 @@ bool vm_publish_vcpu(struct pvclock_vcpu *vcpu);     /* true if a page was writt
 size_t vm_publish_all(struct pvclock_vm *vm);
 void vm_set_line(struct pvclock_vm *vm, const struct pvclock_line *line, const struct pvclock_tsc_transform *reference,
 		 const struct pvclock_slope *host);
+/* What decode checks: every field in its range, none contradicting another. */
+bool record_check(const struct pvclock_record *record, struct pvclock_reason *reason);
 const struct pvclock_line *vcpu_line(struct pvclock_vcpu *vcpu);
 uint64_t vm_system_time(struct pvclock_vm *vm, struct pvclock_host_tsc at);
 

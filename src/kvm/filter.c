@@ -22,7 +22,7 @@ static const uint32_t our_pairs[] = { PVCLOCK_MSR_WALL_CLOCK_OLD, PVCLOCK_MSR_WA
 
 static size_t bitmap_size(const struct kvm_msr_filter_range *range)
 {
-	return (range->nmsrs + 7u) / 8u;
+	return (range->nmsrs + 63u) / 64u * 8u; /* the kernel copies whole longs */
 }
 
 static int check(const struct kvm_msr_filter *theirs, struct pvclock_reason *reason)
@@ -86,7 +86,7 @@ int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock
 {
 	struct kvm_msr_filter filter = { 0 };
 	uint8_t *bitmaps, *next;
-	size_t size = 1, i; /* one byte of zeros for the ranges of our own */
+	size_t size = 8, i; /* a long of zeros for the ranges of our own */
 
 	pvclock_reason_clear(reason);
 	if (theirs) {
@@ -101,13 +101,13 @@ int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock
 	bitmaps = calloc(1, size);
 	if (!bitmaps)
 		return -ENOMEM;
-	next = bitmaps + 1;
+	next = bitmaps + 8;
 	for (i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++) {
 		struct kvm_msr_filter_range *range = &filter.ranges[i];
 
 		if (range->nmsrs == 0)
 			continue;
-		memcpy(next, range->bitmap, bitmap_size(range));
+		memcpy(next, range->bitmap, (range->nmsrs + 7u) / 8u);
 		range->bitmap = next;
 		next += bitmap_size(range);
 	}

@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#define MAX_APART_NS 1000
+
 int kvm_get_clock(const struct pvclock_kvm *kvm, struct kvm_clock *clock)
 {
 	int error;
@@ -48,7 +50,7 @@ int kvm_set_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint
 }
 
 /* What the guest reads: the page that the kernel wrote for the first vCPU. */
-static int line_from_page(struct pvclock_kvm *kvm, struct pvclock_line *line)
+static int line_from_page(struct pvclock_kvm *kvm, struct pvclock_line *line, uint8_t *flags)
 {
 	struct pvclock_snapshot snapshot;
 	uint64_t msr;
@@ -60,9 +62,11 @@ static int line_from_page(struct pvclock_kvm *kvm, struct pvclock_line *line)
 	if (!(msr & PVCLOCK_MSR_ENABLE))
 		return -ENODATA;
 	error = pvclock_vm_read_page(kvm->vm, (struct pvclock_gpa){ msr & ~(uint64_t)PVCLOCK_MSR_ENABLE }, &snapshot);
-	if (error == 0)
-		*line = snapshot.line;
-	return error;
+	if (error)
+		return error;
+	*line = snapshot.line;
+	*flags = snapshot.flags;
+	return 0;
 }
 
 /* What a guest without a page would read: the kernel's arithmetic, through KVM_GET_CLOCK. */
@@ -84,6 +88,27 @@ static int line_from_clock(struct pvclock_kvm *kvm, struct pvclock_line *line)
 	return 0;
 }
 
+/* The page lies in the guest's hands. It is believed while it says what the kernel says: the rate to 250 ppm, the time to 1 us. */
+static bool believable(const struct pvclock_line *page, const struct pvclock_line *kernel)
+{
+	struct pvclock_slope slope, expected;
+	int64_t apart;
+
+	if (!pvclock_slope_from_line(page, &slope) || !pvclock_slope_from_line(kernel, &expected))
+		return false;
+	apart = (int64_t)(pvclock_line_ns(page, kernel->tsc) - kernel->ns);
+	return kvm_same_rate(&slope, &expected) && apart > -MAX_APART_NS && apart < MAX_APART_NS;
+}
+
+static void declare_flags(struct pvclock_kvm *kvm, uint8_t flags)
+{
+	struct pvclock_reason reason;
+
+	pvclock_reason_set(&reason, PVCLOCK_REASON_NO_MASTER_CLOCK,
+			   "KVM publishes the page without TSC_STABLE: its master clock is off; own mode does without it.");
+	pvclock_vm_declare_unstable(kvm->vm, flags & PVCLOCK_TSC_STABLE ? NULL : &reason);
+}
+
 /*
  * Follows the kernel: the engine's line becomes what the guest reads now. A line that already says the same to 1 ns
  * stays, so that one nanosecond an event does not add up.
@@ -91,17 +116,25 @@ static int line_from_clock(struct pvclock_kvm *kvm, struct pvclock_line *line)
 int kernel_clock_learn(struct pvclock_kvm *kvm)
 {
 	struct pvclock_tsc_transform transform;
-	struct pvclock_line line, known;
+	struct pvclock_line line, page, known;
 	struct pvclock_slope slope, known_slope;
+	uint8_t flags = 0;
+	bool has_page;
 	int error;
 
 	if (kvm->vcpu_count == 0)
 		return -ENODATA;
-	error = line_from_page(kvm, &line);
-	if (error)
-		error = line_from_clock(kvm, &line);
-	if (error)
+	error = line_from_clock(kvm, &line);
+	has_page = line_from_page(kvm, &page, &flags) == 0;
+	if (error && error != -ENODATA)
 		return error;
+	if (error && !has_page)
+		return -ENODATA;
+	if (has_page && (error || believable(&page, &line))) {
+		line = page;
+		kvm->from_page = true;
+		declare_flags(kvm, flags);
+	}
 	if (pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &known) == 0 && pvclock_slope_from_line(&line, &slope) &&
 	    pvclock_slope_from_line(&known, &known_slope) && pvclock_slope_difference(&slope, &known_slope) == 0) {
 		uint64_t now;
@@ -119,45 +152,51 @@ int kernel_clock_learn(struct pvclock_kvm *kvm)
 /* The kernel keeps what the guest registered; the engine's own copy is empty, so it never writes these pages. */
 int kernel_clock_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
 {
+	int error = 0;
 	uint32_t i;
-	size_t v;
 
-	for (i = 0; i < record->vcpu_count; i++) {
-		for (v = 0; v < kvm->vcpu_count; v++) {
-			if (pvclock_vcpu_index(kvm->vcpus[v].vcpu) != record->vcpus[i].index)
-				continue;
-			kvm_get_msr(kvm, &kvm->vcpus[v], PVCLOCK_MSR_SYSTEM_TIME, &record->vcpus[i].system_time_msr);
-			if (i == 0)
-				kvm_get_msr(kvm, &kvm->vcpus[v], PVCLOCK_MSR_WALL_CLOCK, &record->wall_clock_msr);
-		}
+	for (i = 0; error == 0 && i < record->vcpu_count; i++) {
+		const struct kvm_vcpu *vcpu = kvm_find_vcpu(kvm, record->vcpus[i].index);
+
+		if (!vcpu)
+			return -ENOENT;
+		error = kvm_get_msr(kvm, vcpu, PVCLOCK_MSR_SYSTEM_TIME, &record->vcpus[i].system_time_msr);
+		if (error == 0 && i == 0)
+			error = kvm_get_msr(kvm, vcpu, PVCLOCK_MSR_WALL_CLOCK, &record->wall_clock_msr);
 	}
-	return 0;
+	return error;
+}
+
+static int restore_msrs(struct pvclock_kvm *kvm, const struct pvclock_record *record)
+{
+	int error = 0;
+	uint32_t i;
+
+	for (i = 0; error == 0 && i < record->vcpu_count; i++) {
+		const struct pvclock_record_vcpu *saved = &record->vcpus[i];
+		const struct kvm_vcpu *vcpu = kvm_find_vcpu(kvm, saved->index);
+
+		pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_SYSTEM_TIME, 0);
+		pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_WALL_CLOCK, 0);
+		if (saved->system_time_msr)
+			error = kvm_set_msr(kvm, vcpu, saved->old_msrs ? PVCLOCK_MSR_SYSTEM_TIME_OLD : PVCLOCK_MSR_SYSTEM_TIME,
+					    saved->system_time_msr);
+		if (error == 0 && i == 0 && record->wall_clock_msr)
+			error = kvm_set_msr(kvm, vcpu, PVCLOCK_MSR_WALL_CLOCK, record->wall_clock_msr);
+	}
+	return error;
 }
 
 int kernel_clock_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
 {
 	uint64_t now;
-	uint32_t i;
-	size_t v;
-	int error;
+	int error = pvclock_vm_now(kvm->vm, &now);
 
 	/* The kernel fills the wall clock's page from its clock when the MSR is set: the clock first. */
-	error = pvclock_vm_now(kvm->vm, &now);
 	if (error == 0)
 		error = kvm_set_clock(kvm, now);
-	for (i = 0; error == 0 && i < record->vcpu_count; i++) {
-		const struct pvclock_record_vcpu *saved = &record->vcpus[i];
-
-		for (v = 0; v < kvm->vcpu_count; v++) {
-			if (pvclock_vcpu_index(kvm->vcpus[v].vcpu) != saved->index)
-				continue;
-			error = kvm_set_msr(kvm, &kvm->vcpus[v],
-					    saved->old_msrs ? PVCLOCK_MSR_SYSTEM_TIME_OLD : PVCLOCK_MSR_SYSTEM_TIME,
-					    saved->system_time_msr);
-			if (error == 0 && i == 0 && record->wall_clock_msr)
-				error = kvm_set_msr(kvm, &kvm->vcpus[v], PVCLOCK_MSR_WALL_CLOCK, record->wall_clock_msr);
-		}
-	}
+	if (error == 0)
+		error = restore_msrs(kvm, record);
 	if (error)
 		pvclock_reason_set(reason, PVCLOCK_REASON_OS, "KVM did not take the guest's clock registration (error %d); "
 				   "try own mode, which does not need it.", -error);

@@ -13,6 +13,7 @@
 struct kvm_vcpu {
 	struct pvclock_vcpu *vcpu;
 	int fd;
+	bool catchup; /* the kernel imitates its rate */
 };
 
 struct kvm_mode {
@@ -21,7 +22,7 @@ struct kvm_mode {
 	int (*attach)(struct pvclock_kvm *kvm, const struct pvclock_kvm_config *config, struct pvclock_reason *reason);
 	void (*detach)(struct pvclock_kvm *kvm);
 	int (*start)(struct pvclock_kvm *kvm, const struct pvclock_slope *host);
-	int (*handle_msr)(struct pvclock_vcpu *vcpu, struct kvm_run *run);
+	int (*handle_msr)(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, struct kvm_run *run);
 	int (*pause)(struct pvclock_kvm *kvm);
 	int (*resume)(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason);
 	int (*save)(struct pvclock_kvm *kvm, struct pvclock_record *record);
@@ -38,6 +39,8 @@ struct pvclock_kvm {
 	struct kvm_vcpu *vcpus;
 	size_t vcpu_count;
 	struct pvclock_slope host; /* true slope, ns per host tick; whatever slope the kernel publishes */
+	struct pvclock_host_tsc last; /* seen at the last event: a host TSC below it was reset by a suspend */
+	bool from_page;      /* steer: the engine's line is what the kernel published here, with the kernel's own slope */
 	int64_t moved_ticks; /* by a restore, to be told by the next resume */
 	/* own: what the VMM had set, to be put back at detach */
 	uint64_t user_space_msr_mask;
@@ -51,6 +54,7 @@ static inline int kvm_ioctl(const struct pvclock_kvm *kvm, int fd, unsigned long
 	return kvm->os->ops->ioctl(kvm->os->ctx, fd, request, arg);
 }
 
+const struct kvm_vcpu *kvm_find_vcpu(const struct pvclock_kvm *kvm, uint32_t index);
 int kvm_get_clock(const struct pvclock_kvm *kvm, struct kvm_clock *clock);
 int kvm_set_clock(const struct pvclock_kvm *kvm, uint64_t ns);
 int kvm_get_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *value);
@@ -59,7 +63,9 @@ int kvm_set_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint
 /* tsc.c */
 int kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset);
 /* Rate and offset, judged against the host's slope if that is known. */
-int kvm_read_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, const struct pvclock_slope *host);
+int kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, const struct pvclock_slope *host);
+/* Alike to 250 ppm, KVM's own tolerance. */
+bool kvm_same_rate(const struct pvclock_slope *a, const struct pvclock_slope *b);
 /* The offset alone, again: a guest that wrote its TSC has changed it. */
 int kvm_follow_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu);
 

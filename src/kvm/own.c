@@ -20,14 +20,14 @@ static int enable_exits(struct pvclock_kvm *kvm, uint64_t mask)
 /* A copy of the VMM's filter, to be put back: the merge without the merging. */
 static int keep_theirs(struct pvclock_kvm *kvm, const struct kvm_msr_filter *theirs)
 {
-	size_t size = 1, i;
+	size_t size = 8, i;
 	uint8_t *next;
 
 	if (!theirs)
 		return 0;
 	for (i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++)
-		size += (theirs->ranges[i].nmsrs + 7u) / 8u;
-	kvm->theirs.bitmaps = next = malloc(size);
+		size += (theirs->ranges[i].nmsrs + 63u) / 64u * 8u;
+	kvm->theirs.bitmaps = next = calloc(1, size);
 	if (!next)
 		return -ENOMEM;
 	kvm->theirs.filter = *theirs;
@@ -38,7 +38,7 @@ static int keep_theirs(struct pvclock_kvm *kvm, const struct kvm_msr_filter *the
 			continue;
 		memcpy(next, range->bitmap, (range->nmsrs + 7u) / 8u);
 		range->bitmap = next;
-		next += (range->nmsrs + 7u) / 8u;
+		next += (range->nmsrs + 63u) / 64u * 8u;
 	}
 	return 0;
 }
@@ -92,7 +92,7 @@ static int own_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
 	return pvclock_vm_start(kvm->vm, kvm->os->ops->read_tsc(kvm->os->ctx), 0, host);
 }
 
-static int own_handle_msr(struct pvclock_vcpu *vcpu, struct kvm_run *run)
+static int own_handle_msr(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, struct kvm_run *run)
 {
 	int error;
 
@@ -105,8 +105,15 @@ static int own_handle_msr(struct pvclock_vcpu *vcpu, struct kvm_run *run)
 		if (error == 0)
 			run->msr.data = value;
 	}
-	if (error == -ENOENT)
+	if (error == -ENOENT) {
+		/* Denied by the VMM's own filter, which had asked for #GP and not for an exit. */
+		if ((run->msr.reason & KVM_MSR_EXIT_REASON_FILTER) &&
+		    !(kvm->user_space_msr_mask & KVM_MSR_EXIT_REASON_FILTER)) {
+			run->msr.error = 1;
+			return 1;
+		}
 		return 0;
+	}
 	run->msr.error = error == -EINVAL; /* #GP */
 	return error == 0 || error == -EINVAL ? 1 : error;
 }

@@ -125,7 +125,7 @@ static int take_aim(struct aim *aim, struct pvclock_correction *correction)
 		if (error)
 			return error;
 		correction->residual_ns = most > -least ? most : least;
-		/* 0 or 1, never less: no event takes anything from the clock, and from one to the next it is 1 ns at most. */
+		/* 0 or 1 of the line it had at first: nothing adds up, and from one event to the next it is 1 ns at most. */
 		if (least >= 0 && most <= 1)
 			return 0;
 		learn_latency(aim, first + (last - first) / 2 - now, !learnt);
@@ -136,8 +136,12 @@ static int take_aim(struct aim *aim, struct pvclock_correction *correction)
 
 static int prepare_aim(struct pvclock_kvm *kvm, struct aim *aim)
 {
-	int khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
-	int error = pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &aim->line);
+	int khz, error;
+
+	if (kvm->vcpu_count == 0)
+		return -ENODATA;
+	khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
+	error = pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &aim->line);
 
 	if (error)
 		return error;
@@ -147,6 +151,10 @@ static int prepare_aim(struct pvclock_kvm *kvm, struct aim *aim)
 	if (khz <= 0 || aim->tsc.frac_bits != 0 || !pvclock_line_make_kvm(&aim->unit, 0, 0, (uint32_t)khz))
 		return -ENOTSUP;
 	aim->dropped = aim->line.shift < 0 ? (1ull << -aim->line.shift) - 1 : 0;
+	if (kvm->from_page) { /* the kernel's slope as it is, rather than as its kHz predict it */
+		aim->unit.mul = aim->line.mul;
+		aim->unit.shift = aim->line.shift;
+	}
 	pvclock_inverse_make(&aim->inverse, &aim->unit);
 	return 0;
 }
@@ -175,6 +183,24 @@ static void explain(int error, const struct aim *aim, const struct pvclock_corre
 	}
 }
 
+static bool same_slope(const struct aim *aim)
+{
+	return aim->line.mul == aim->unit.mul && aim->line.shift == aim->unit.shift;
+}
+
+/* Continuous here and now, and from now on with the kernel's slope: a record of own mode, or of another host. */
+static int declare_slope(const struct aim *aim, struct pvclock_reason *reason)
+{
+	struct pvclock_slope kernel, ours;
+
+	if (!pvclock_slope_from_line(&aim->unit, &kernel) || !pvclock_slope_from_line(&aim->line, &ours))
+		return -EINVAL;
+	pvclock_reason_set(reason, PVCLOCK_REASON_STEER_RESIDUAL,
+			   "The guest's clock goes on without a jump, but with KVM's slope, which is %.3f ppb off its own; "
+			   "own mode keeps its own.", (double)pvclock_slope_difference(&kernel, &ours) / 18446744073.709552);
+	return -ERANGE;
+}
+
 static int steer_pause(struct pvclock_kvm *kvm)
 {
 	int error = kernel_clock_learn(kvm);
@@ -190,11 +216,14 @@ static int steer_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corr
 
 	if (error == 0)
 		error = take_aim(&aim, correction);
-	explain(error, &aim, correction, reason);
+	if (error == 0 && !same_slope(&aim))
+		error = declare_slope(&aim, reason);
+	else
+		explain(error, &aim, correction, reason);
 	resumed = pvclock_vm_resume(kvm->vm);
 	kernel_clock_mark_stopped(kvm);
 	if (error == -ENODATA)
-		return 0;
+		return resumed == -ENODATA ? 0 : resumed;
 	return error ? error : resumed;
 }
 

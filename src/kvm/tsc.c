@@ -7,7 +7,6 @@
 #include "../host/reason.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 /* Beyond KVM's own tolerance (module parameter tsc_tolerance_ppm, 250) a requested rate is scaled, or imitated by catch-up. */
 #define RATE_TOLERANCE_PPM 250u
@@ -29,7 +28,7 @@ int kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offs
  * Without the attribute (Linux before 5.16): IA32_TSC between two TSC reads. Good to the bracket; an offset
  * that may as well be 0 is 0.
  */
-static int estimate_tsc_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint64_t *offset)
+static int estimate_tsc_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint64_t known, uint64_t *offset)
 {
 	const struct pvclock_os *os = kvm->os;
 	uint64_t before = os->ops->read_tsc(os->ctx).ticks, after, guest;
@@ -38,7 +37,9 @@ static int estimate_tsc_offset(const struct pvclock_kvm *kvm, const struct kvm_v
 	if (error)
 		return error;
 	after = os->ops->read_tsc(os->ctx).ticks;
-	if (guest - before <= after - before)
+	if (guest - (before + known) <= after - before)
+		*offset = known; /* no evidence that it changed */
+	else if (guest - before <= after - before)
 		*offset = 0;
 	else
 		*offset = guest - (before + (after - before) / 2);
@@ -56,11 +57,34 @@ static void read_ratio(const struct pvclock_kvm *kvm, uint64_t khz, uint64_t hos
 	transform->ratio = (uint64_t)(((unsigned __int128)khz << transform->frac_bits) / host_khz);
 }
 
+/* 10^6 / (mantissa x 2^exponent) to nearest: the kernel's mult was rounded from its kHz. 0: not a TSC's rate. */
+static uint64_t slope_khz(const struct pvclock_slope *slope)
+{
+	unsigned __int128 quotient;
+	int shift = 100 + slope->exponent;
+
+	if (!(slope->mantissa >> 63) || shift < 1 || shift > 63)
+		return 0;
+	quotient = ((unsigned __int128)1000000 << 100) / slope->mantissa;
+	return (uint64_t)((quotient + ((uint64_t)1 << (shift - 1))) >> shift);
+}
+
+bool kvm_same_rate(const struct pvclock_slope *a, const struct pvclock_slope *b)
+{
+	const int64_t tolerance = INT64_MAX / 1000000 * 2 * RATE_TOLERANCE_PPM; /* in units of 2^-64 */
+	int64_t difference = pvclock_slope_difference(a, b);
+
+	return difference > -tolerance && difference < tolerance;
+}
+
 static int read_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint64_t *offset)
 {
+	struct pvclock_tsc_transform known;
+
 	if (kvm_read_tsc_offset(kvm->os, vcpu->fd, offset) == 0)
 		return 0;
-	return estimate_tsc_offset(kvm, vcpu, offset);
+	pvclock_vcpu_get_tsc(vcpu->vcpu, &known);
+	return estimate_tsc_offset(kvm, vcpu, known.offset, offset);
 }
 
 int kvm_follow_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu)
@@ -74,10 +98,10 @@ int kvm_follow_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu)
 	error = read_offset(kvm, vcpu, &transform.offset);
 	if (error || transform.offset == known)
 		return error;
-	return pvclock_vcpu_set_tsc(vcpu->vcpu, &transform, false);
+	return pvclock_vcpu_set_tsc(vcpu->vcpu, &transform, vcpu->catchup);
 }
 
-int kvm_read_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, const struct pvclock_slope *host)
+int kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, const struct pvclock_slope *host)
 {
 	struct pvclock_tsc_transform transform = { 0 };
 	struct pvclock_slope guest;
@@ -87,34 +111,17 @@ int kvm_read_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, con
 
 	if (error)
 		return error;
-	if (host && khz > 0 && pvclock_slope_from_khz((uint64_t)khz, &guest)) {
-		int64_t difference = pvclock_slope_difference(&guest, host);
-		uint64_t host_khz;
+	if (host && khz > 0 && pvclock_slope_from_khz((uint64_t)khz, &guest) && !kvm_same_rate(&guest, host)) {
+		uint64_t host_khz = slope_khz(host);
 
-		if (llabs(difference) > (INT64_MAX / 1000000 * 2) * (int64_t)RATE_TOLERANCE_PPM) {
-			if (kvm_ioctl(kvm, kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_CONTROL) > 0) {
-				/* 10^6 / (mantissa x 2^exponent): the host's kHz, as KVM rounds it */
-				unsigned __int128 dividend = (unsigned __int128)1000000 << 100;
-
-				host_khz = (uint64_t)((dividend / host->mantissa) >> (100 + host->exponent));
-				read_ratio(kvm, (uint64_t)khz, host_khz, &transform);
-			} else {
-				catchup = true;
-			}
-		}
+		if (host_khz == 0)
+			return -EINVAL;
+		catchup = kvm_ioctl(kvm, kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_CONTROL) <= 0;
+		if (!catchup)
+			read_ratio(kvm, (uint64_t)khz, host_khz, &transform);
 	}
+	vcpu->catchup = catchup;
 	return pvclock_vcpu_set_tsc(vcpu->vcpu, &transform, catchup);
-}
-
-static const struct kvm_vcpu *find(const struct pvclock_kvm *kvm, const struct pvclock_vcpu *vcpu)
-{
-	size_t i;
-
-	for (i = 0; i < kvm->vcpu_count; i++) {
-		if (kvm->vcpus[i].vcpu == vcpu)
-			return &kvm->vcpus[i];
-	}
-	return NULL;
 }
 
 int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, uint64_t offset,
@@ -122,22 +129,18 @@ int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcp
 {
 	struct kvm_device_attr attribute = {
 		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset };
-	const struct kvm_vcpu *found = find(kvm, vcpu);
+	const struct kvm_vcpu *found = kvm_find_vcpu(kvm, pvclock_vcpu_index(vcpu));
 	struct pvclock_tsc_transform transform;
 	int written = 0, error;
 
 	pvclock_reason_clear(reason);
 	if (!found)
 		return -ENOENT;
-	/* A write, even of the same value, makes KVM judge its master clock anew: no write without need. */
 	pvclock_vcpu_get_tsc(vcpu, &transform);
-	error = kvm_read_tsc_offset(kvm->os, found->fd, &transform.offset);
-	if (error == 0 && transform.offset == offset)
-		return pvclock_vcpu_set_tsc(vcpu, &transform, false);
 	written = kvm_ioctl(kvm, found->fd, KVM_SET_DEVICE_ATTR, &attribute);
 	error = read_offset(kvm, found, &transform.offset);
 	if (error == 0)
-		error = pvclock_vcpu_set_tsc(vcpu, &transform, false);
+		error = pvclock_vcpu_set_tsc(vcpu, &transform, found->catchup);
 	if (error)
 		return error;
 	if (written >= 0 && transform.offset == offset)
