@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define OWN_BITMAP 8u /* a long of zeros, for the ranges of our own */
 #define RANGE_MSRS_MAX (0x600u * 8) /* KVM_MSR_FILTER_MAX_BITMAP_SIZE */
 #define ACCESS ((uint32_t)(KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE))
 
@@ -81,29 +82,21 @@ static bool add_range(struct kvm_msr_filter *filter, uint32_t base, uint32_t cou
 	return false;
 }
 
-int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock_msr_filter *merged,
-			     struct pvclock_reason *reason)
+int kvm_copy_filter(const struct kvm_msr_filter *filter, struct pvclock_msr_filter *copy)
 {
-	struct kvm_msr_filter filter = { 0 };
-	uint8_t *bitmaps, *next;
-	size_t size = 8, i; /* a long of zeros for the ranges of our own */
+	size_t size = OWN_BITMAP, i;
+	uint8_t *next;
 
-	pvclock_reason_clear(reason);
-	if (theirs) {
-		int error = check(theirs, reason);
-
-		if (error)
-			return error;
-		filter = *theirs;
-	}
 	for (i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++)
-		size += bitmap_size(&filter.ranges[i]);
-	bitmaps = calloc(1, size);
-	if (!bitmaps)
+		size += bitmap_size(&filter->ranges[i]);
+	next = calloc(1, size);
+	if (!next)
 		return -ENOMEM;
-	next = bitmaps + 8;
+	copy->filter = *filter;
+	copy->bitmaps = next;
+	next += OWN_BITMAP;
 	for (i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++) {
-		struct kvm_msr_filter_range *range = &filter.ranges[i];
+		struct kvm_msr_filter_range *range = &copy->filter.ranges[i];
 
 		if (range->nmsrs == 0)
 			continue;
@@ -111,30 +104,47 @@ int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock
 		range->bitmap = next;
 		next += bitmap_size(range);
 	}
+	return 0;
+}
+
+int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock_msr_filter *merged,
+			     struct pvclock_reason *reason)
+{
+	static const struct kvm_msr_filter none = { .flags = KVM_MSR_FILTER_DEFAULT_ALLOW };
+	struct pvclock_msr_filter copy;
+	struct kvm_msr_filter *filter = &copy.filter;
+	int error;
+	size_t i;
+
+	pvclock_reason_clear(reason);
+	error = theirs ? check(theirs, reason) : 0;
+	if (error == 0)
+		error = kvm_copy_filter(theirs ? theirs : &none, &copy);
+	if (error)
+		return error;
 	for (i = 0; i < OUR_PAIRS; i++) {
-		uint32_t open[2] = { deny_covered(&filter, our_pairs[i]), deny_covered(&filter, our_pairs[i] + 1) };
+		uint32_t open[2] = { deny_covered(filter, our_pairs[i]), deny_covered(filter, our_pairs[i] + 1) };
 		bool fits = true;
 
-		if (filter.flags & KVM_MSR_FILTER_DEFAULT_DENY)
+		if (filter->flags & KVM_MSR_FILTER_DEFAULT_DENY)
 			continue;
 		if (open[0] && open[0] == open[1]) {
-			fits = add_range(&filter, our_pairs[i], 2, open[0], bitmaps);
+			fits = add_range(filter, our_pairs[i], 2, open[0], copy.bitmaps);
 		} else {
 			if (open[0])
-				fits = add_range(&filter, our_pairs[i], 1, open[0], bitmaps);
+				fits = add_range(filter, our_pairs[i], 1, open[0], copy.bitmaps);
 			if (open[1])
-				fits = fits && add_range(&filter, our_pairs[i] + 1, 1, open[1], bitmaps);
+				fits = fits && add_range(filter, our_pairs[i] + 1, 1, open[1], copy.bitmaps);
 		}
 		if (!fits) {
-			free(bitmaps);
+			pvclock_msr_filter_clear(&copy);
 			pvclock_reason_set(reason, PVCLOCK_REASON_MSR_FILTER_FULL,
 					   "The VMM's MSR filter uses all of KVM's %d ranges and leaves none for MSR 0x%x; "
 					   "join two of its ranges.", KVM_MSR_FILTER_MAX_RANGES, our_pairs[i]);
 			return -ENOSPC;
 		}
 	}
-	merged->filter = filter;
-	merged->bitmaps = bitmaps;
+	*merged = copy;
 	return 0;
 }
 

@@ -60,6 +60,9 @@ int kvm_set_clock(const struct pvclock_kvm *kvm, uint64_t ns);
 int kvm_get_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *value);
 int kvm_set_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t value);
 
+/* filter.c: a copy that owns its bitmaps */
+int kvm_copy_filter(const struct kvm_msr_filter *filter, struct pvclock_msr_filter *copy);
+
 /* tsc.c */
 int kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset);
 /* Rate and offset, judged against the host's slope if that is known. */

@@ -7,7 +7,6 @@
 #include "../host/reason.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 static int enable_exits(struct pvclock_kvm *kvm, uint64_t mask)
@@ -15,32 +14,6 @@ static int enable_exits(struct pvclock_kvm *kvm, uint64_t mask)
 	struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_USER_SPACE_MSR, .args = { mask } };
 
 	return kvm_ioctl(kvm, kvm->vm_fd, KVM_ENABLE_CAP, &cap);
-}
-
-/* A copy of the VMM's filter, to be put back: the merge without the merging. */
-static int keep_theirs(struct pvclock_kvm *kvm, const struct kvm_msr_filter *theirs)
-{
-	size_t size = 8, i;
-	uint8_t *next;
-
-	if (!theirs)
-		return 0;
-	for (i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++)
-		size += (theirs->ranges[i].nmsrs + 63u) / 64u * 8u;
-	kvm->theirs.bitmaps = next = calloc(1, size);
-	if (!next)
-		return -ENOMEM;
-	kvm->theirs.filter = *theirs;
-	for (i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++) {
-		struct kvm_msr_filter_range *range = &kvm->theirs.filter.ranges[i];
-
-		if (range->nmsrs == 0)
-			continue;
-		memcpy(next, range->bitmap, (range->nmsrs + 7u) / 8u);
-		range->bitmap = next;
-		next += (range->nmsrs + 63u) / 64u * 8u;
-	}
-	return 0;
 }
 
 static int own_attach(struct pvclock_kvm *kvm, const struct pvclock_kvm_config *config, struct pvclock_reason *reason)
@@ -58,7 +31,7 @@ static int own_attach(struct pvclock_kvm *kvm, const struct pvclock_kvm_config *
 	error = pvclock_kvm_merge_filter(config->msr_filter, &merged, reason);
 	if (error)
 		return error;
-	error = keep_theirs(kvm, config->msr_filter);
+	error = config->msr_filter ? kvm_copy_filter(config->msr_filter, &kvm->theirs) : 0;
 	if (error)
 		goto out;
 	kvm->user_space_msr_mask = config->user_space_msr_mask;
