@@ -10,8 +10,9 @@
  *                   "residual_ns", "moved_ticks", "tries", "elapsed_ns", "predecessor_died"}, from the new process
  *   quit           {"ok":true}   and the process ends
  *
- * Any of them may be answered {"ok":false, "error":"one sentence"}, and nothing has changed. The one exception: after an update
- * whose new side died when the guest was already its own, the error says so, and the old process ends too.
+ * Any of them may be answered {"ok":false, "error":"one sentence"}, and nothing has changed: the guest runs on in the process that
+ * answers. The one exception: after an update whose new side died when the guest was already its own, the error says so, and the
+ * old process ends too.
  *
  * blackout_ns: from the first vCPU that left guest mode to the first that entered it again, by CLOCK_MONOTONIC; 0 if the
  * guest ended in between. Its parts: stop_ns until the last had left, save_ns in the old process and restore_ns in the new one; clock_ns

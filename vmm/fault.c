@@ -15,17 +15,17 @@ static const struct step {
 	const char *after_a_crash;
 } steps[] = {
 	{ "new:prepared", "VM and vCPUs made, PREPARED said", "old one resumes" },
-	{ "old:paused", "PREPARED received, no vCPU runs", "nobody: the guest ends with its VMM" },
-	{ "old:saved", "record and vCPU state in a sealed memfd", "nobody: the guest ends with its VMM" },
+	{ "old:paused", "no vCPU runs, nothing is saved", "nobody: the state ends with its VMM, as at any other time" },
+	{ "old:saved", "state complete in the shared memfd", "new one takes over" },
 	{ "old:sent", "STATE sent", "new one takes over" },
 	{ "new:state-received", "STATE received", "old one resumes" },
 	{ "new:restored", "everything restored, nothing run", "old one resumes" },
 	{ "new:ready-said", "READY said", "old one resumes" },
 	{ "old:ready-received", "READY received", "new one takes over" },
 	{ "old:go-sent", "GO sent", "new one runs" },
-	{ "new:go-received", "GO received, not committed", "old one resumes" },
-	{ "new:committed-not-said", "commit word set", "nobody: the guest was the new one's" },
-	{ "new:running-said", "RUNNING said, no vCPU has run", "nobody: the guest was the new one's" },
+	{ "new:go-received", "GO received", "old one resumes" },
+	{ "new:clock-published", "clock published, only the commit is left", "old one resumes" },
+	{ "new:committed", "end of the hand-over, on the way to KVM_RUN", "nobody: it is the new one's own guest, which ends with its VMM" },
 	{ "old:running-received", "RUNNING received", "new one runs" },
 };
 

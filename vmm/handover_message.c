@@ -1,66 +1,42 @@
 // SPDX-License-Identifier: MIT
-/* handover_message.c - what the two sides of a live update say to each other, and the word that says whose the guest is. */
+/* handover_message.c - what the two sides of a live update share: what they say, the word whose the guest is, and its state. */
 #include "handover.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-#define MESSAGE_MAGIC 0x6f766f68u
+#define MESSAGE_MAGIC 0x32766f68u
+#define STATE_USUAL (128u << 10)
+#define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
 
-void message_say(int socket, struct message *message, enum message_kind kind, int fd)
+void message_say(int socket, enum message_kind kind, const struct problem *problem)
 {
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control = { 0 };
-	struct iovec data = { .iov_base = message, .iov_len = sizeof(*message) };
-	struct msghdr header = { .msg_iov = &data, .msg_iovlen = 1 };
-
-	message->magic = MESSAGE_MAGIC;
-	message->kind = kind;
-	if (fd >= 0) {
-		header.msg_control = &control;
-		header.msg_controllen = sizeof(control);
-		struct cmsghdr *rights = CMSG_FIRSTHDR(&header);
-		rights->cmsg_level = SOL_SOCKET;
-		rights->cmsg_type = SCM_RIGHTS;
-		rights->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(rights), &fd, sizeof(int));
-	}
+	struct message message = { .magic = MESSAGE_MAGIC, .kind = kind };
 	ssize_t sent;
+
+	if (problem != NULL)
+		message.problem = *problem;
 	do
-		sent = sendmsg(socket, &header, MSG_NOSIGNAL);
+		sent = send(socket, &message, sizeof(message), MSG_NOSIGNAL);
 	while (sent < 0 && errno == EINTR);
 }
 
-static enum message_kind receive_one(int socket, struct message *message, int *fd)
+static enum message_kind receive_one(int socket, struct message *message)
 {
-	union {
-		struct cmsghdr header;
-		char space[CMSG_SPACE(sizeof(int))];
-	} control;
-	struct iovec data = { .iov_base = message, .iov_len = sizeof(*message) };
-	struct msghdr header = {
-		.msg_iov = &data,
-		.msg_iovlen = 1,
-		.msg_control = &control,
-		.msg_controllen = sizeof(control),
-	};
 	ssize_t got;
 
-	*fd = -1;
 	/* ECONNRESET: the other side died with a message unread. What it had sent may still be in the queue. */
 	do
-		got = recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
+		got = recv(socket, message, sizeof(*message), 0);
 	while (got < 0 && (errno == EINTR || errno == ECONNRESET));
 	if (got <= 0)
 		return MESSAGE_CLOSED;
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(&header); c != NULL; c = CMSG_NXTHDR(&header, c))
-		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
-			memcpy(fd, CMSG_DATA(c), sizeof(int));
 	message->problem.text[PROBLEM_TEXT - 1] = '\0';
 	if ((size_t)got != sizeof(*message) || message->magic != MESSAGE_MAGIC || message->kind < MESSAGE_PREPARED ||
 	    message->kind > MESSAGE_FAILED) {
@@ -70,11 +46,10 @@ static enum message_kind receive_one(int socket, struct message *message, int *f
 	return (enum message_kind)message->kind;
 }
 
-enum message_kind message_receive(int socket, struct message *message, int *fd, uint64_t timeout_ns)
+enum message_kind message_receive(int socket, struct message *message, uint64_t timeout_ns)
 {
 	uint64_t deadline = monotonic_ns() + timeout_ns;
 
-	*fd = -1;
 	for (;;) {
 		uint64_t now = monotonic_ns();
 		struct pollfd waited = { .fd = socket, .events = POLLIN };
@@ -83,22 +58,60 @@ enum message_kind message_receive(int socket, struct message *message, int *fd, 
 			return MESSAGE_SILENT;
 		int ready = poll(&waited, 1, (int)((deadline - now) / 1000000u) + 1);
 		if (ready > 0)
-			return receive_one(socket, message, fd);
+			return receive_one(socket, message);
 		if (ready < 0 && errno != EINTR)
 			return MESSAGE_CLOSED;
 	}
 }
 
-bool commit_to(_Atomic uint32_t *word, enum commit side)
+bool handover_win(struct handover *handover, enum owner side)
 {
-	uint32_t none = COMMIT_NONE;
+	uint32_t nobody = OWNER_NOBODY_YET;
 
-	return atomic_compare_exchange_strong(word, &none, (uint32_t)side);
+	return atomic_compare_exchange_strong(&handover->owner, &nobody, (uint32_t)side);
 }
 
-_Atomic uint32_t *commit_map(int fd)
+static struct handover *map(int fd)
 {
-	void *word = mmap(NULL, sizeof(_Atomic uint32_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	void *mapped = mmap(NULL, sizeof(struct handover), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 
-	return word == MAP_FAILED ? NULL : word;
+	return mapped == MAP_FAILED ? NULL : mapped;
+}
+
+int handover_create(struct handover **handover)
+{
+	int fd = memfd_create("pvclock-vmm-handover", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	*handover = NULL;
+	/* Memory for the mapped page and for a usual state now, while the guest runs. */
+	if (fd >= 0 && ftruncate(fd, HANDOVER_SIZE) == 0 && fallocate(fd, 0, 0, HANDOVER_STATE + STATE_USUAL) == 0 &&
+	    fcntl(fd, F_ADD_SEALS, SEALS) == 0)
+		*handover = map(fd);
+	if (*handover != NULL)
+		return fd;
+	if (fd >= 0)
+		close(fd);
+	return -1;
+}
+
+struct handover *handover_map(int fd, struct problem *problem)
+{
+	struct stat file;
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	if (seals < 0 || (seals & SEALS) != SEALS || fstat(fd, &file) < 0 || file.st_size != HANDOVER_SIZE) {
+		fail(problem, "update: --commit-fd %d is no sealed memfd of %u bytes: the predecessor is not of this release", fd,
+		     HANDOVER_SIZE);
+		return NULL;
+	}
+	struct handover *handover = map(fd);
+	if (handover == NULL)
+		fail(problem, "update: --commit-fd %d: %s", fd, strerror(errno));
+	return handover;
+}
+
+void handover_unmap(struct handover *handover)
+{
+	if (handover != NULL)
+		munmap(handover, sizeof(*handover));
 }

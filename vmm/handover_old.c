@@ -8,7 +8,6 @@
 #include <spawn.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -18,8 +17,8 @@ extern char **environ;
 
 struct successor {
 	pid_t pid;
-	int pidfd, socket, commit_fd;
-	_Atomic uint32_t *commit_word;
+	int pidfd, socket, handover_fd;
+	struct handover *handover;
 	bool paused;
 };
 
@@ -46,7 +45,7 @@ static int spawn(struct machine *machine, struct options *options, const char *p
 		{ "--memory-fd", (uint64_t)machine->memory_fd },
 		{ "--control", (uint64_t)options->control_fd },
 		{ "--successor", (uint64_t)their_socket },
-		{ "--commit-fd", (uint64_t)successor->commit_fd },
+		{ "--commit-fd", (uint64_t)successor->handover_fd },
 		{ "--handover-timeout", options->handover_timeout_ns / 1000000000u },
 	};
 	const struct {
@@ -72,7 +71,7 @@ static int spawn(struct machine *machine, struct options *options, const char *p
 	arguments[count] = NULL;
 
 	/* All our descriptors close on exec; a dup2 to itself keeps one open in the child (POSIX.1-2024). */
-	const int kept[] = { machine->memory_fd, options->control_fd, their_socket, successor->commit_fd };
+	const int kept[] = { machine->memory_fd, options->control_fd, their_socket, successor->handover_fd };
 	posix_spawn_file_actions_t actions;
 	posix_spawn_file_actions_init(&actions);
 	for (size_t i = 0; i < sizeof(kept) / sizeof(kept[0]); i++)
@@ -88,9 +87,8 @@ static int start_successor(struct machine *machine, struct options *options, con
 	int sockets[2] = { -1, -1 };
 
 	*successor = (struct successor){ .pidfd = -1, .socket = -1 };
-	successor->commit_fd = memfd_create("pvclock-vmm-commit", MFD_CLOEXEC);
-	if (successor->commit_fd < 0 || ftruncate(successor->commit_fd, sizeof(uint32_t)) < 0 ||
-	    (successor->commit_word = commit_map(successor->commit_fd)) == NULL ||
+	successor->handover_fd = handover_create(&successor->handover);
+	if (successor->handover_fd < 0 ||
 	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
 		return fail(problem, "update: %s", strerror(errno));
 	successor->socket = sockets[0];
@@ -116,9 +114,8 @@ static int start_successor(struct machine *machine, struct options *options, con
 
 static void forget_successor(struct successor *successor)
 {
-	if (successor->commit_word != NULL)
-		munmap(successor->commit_word, sizeof(uint32_t));
-	const int fds[] = { successor->pidfd, successor->socket, successor->commit_fd };
+	handover_unmap(successor->handover);
+	const int fds[] = { successor->pidfd, successor->socket, successor->handover_fd };
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
@@ -129,11 +126,8 @@ static bool expect(struct successor *successor, const struct options *options, e
 		   const char *name, struct problem *problem)
 {
 	struct message message = { 0 };
-	int fd;
-	enum message_kind got = message_receive(successor->socket, &message, &fd, options->handover_timeout_ns);
+	enum message_kind got = message_receive(successor->socket, &message, options->handover_timeout_ns);
 
-	if (fd >= 0)
-		close(fd);
 	if (got == kind)
 		return true;
 	size_t end = strlen(message.problem.text);
@@ -158,7 +152,7 @@ static enum handover_end take_back(struct machine *machine, struct successor *su
 	size_t length = strlen(problem->text);
 	siginfo_t ended = { 0 };
 
-	if (!commit_to(successor->commit_word, COMMIT_OLD)) {
+	if (!handover_win(successor->handover, OWNER_OLD)) {
 		/* A dying process closes its socket a moment before its pidfd tells. */
 		struct pollfd waited = { .fd = successor->pidfd, .events = POLLIN };
 		bool dead = poll(&waited, 1, DYING_MS) > 0;
@@ -167,7 +161,7 @@ static enum handover_end take_back(struct machine *machine, struct successor *su
 				"; it has already taken the guest over, so this process ends and leaves it the guest");
 		return HANDOVER_LOST;
 	}
-	/* Nothing of it may be left when the first vCPU runs: it maps the same memory. */
+	/* Nothing of it may be left when the clock is published again, or a vCPU runs: it maps the same memory. */
 	pidfd_send_signal(successor->pidfd, SIGKILL, NULL, 0);
 	while (waitid(P_PIDFD, (id_t)successor->pidfd, &ended, WEXITED) < 0 && errno == EINTR)
 		;
@@ -183,34 +177,40 @@ static enum handover_end take_back(struct machine *machine, struct successor *su
 	return HANDOVER_REFUSED;
 }
 
-/* Steps 3 and 4: the guest stops, and all that it is goes into a memfd. */
+/* Steps 3 and 4: the guest stops, and all that it is goes where the successor can read it without us. */
 static int stop_and_save(struct machine *machine, struct options *options, struct successor *successor,
-			 struct message *state, int *fd, struct problem *problem)
+			 struct problem *problem)
 {
-	struct wire wire = { 0 };
+	struct handover *handover = successor->handover;
+	struct wire wire;
 
-	state->blackout.stopped_ns = vcpus_pause(machine);
+	/* All that needs no pause comes before it. */
+	if (wire_begin(&wire, problem) < 0)
+		return -1;
+	handover->blackout.stopped_ns = vcpus_pause(machine);
 	uint64_t stopped = monotonic_ns();
-	state->blackout.stop_ns = stopped - state->blackout.stopped_ns;
+	handover->blackout.stop_ns = stopped - handover->blackout.stopped_ns;
 	if (clock_pause(machine, problem) < 0) {
 		vcpus_resume(machine);
+		wire_clear(&wire);
 		return -1;
 	}
 	successor->paused = true;
 	fault_reached(&options->fault, "old:paused");
 	int64_t corrupt_bit = options->fault.corrupt_bit;
 	options->fault.corrupt_bit = -1;
-	int result = wire_begin(&wire, problem);
-	if (result == 0)
-		result = clock_save(machine, &wire, corrupt_bit, problem);
-	state->blackout.clock_ns = monotonic_ns() - stopped;
+	int result = clock_save(machine, &wire, corrupt_bit, problem);
+	handover->blackout.clock_ns = monotonic_ns() - stopped;
 	if (result == 0)
 		result = machine_save(machine, &wire, problem);
 	if (result == 0)
-		result = wire_seal(&wire, fd, &state->length, problem);
+		result = wire_write(&wire, successor->handover_fd, HANDOVER_STATE, problem);
+	handover->blackout.save_ns = monotonic_ns() - stopped;
+	if (result == 0) {
+		atomic_store_explicit(&handover->state_length, (uint32_t)wire.size, memory_order_release);
+		fault_reached(&options->fault, "old:saved");
+	}
 	wire_clear(&wire);
-	state->blackout.save_ns = monotonic_ns() - stopped;
-	fault_reached(&options->fault, "old:saved");
 	return result;
 }
 
@@ -218,32 +218,28 @@ enum handover_end handover_to(struct machine *machine, struct options *options, 
 			      struct problem *problem)
 {
 	struct successor successor;
-	struct message message = { 0 };
-	int state_fd = -1;
 
 	if (start_successor(machine, options, path, &successor, problem) < 0) {
 		forget_successor(&successor);
 		return HANDOVER_REFUSED;
 	}
 	bool done = expect(&successor, options, MESSAGE_PREPARED, "PREPARED", problem);
-	if (done && stop_and_save(machine, options, &successor, &message, &state_fd, problem) < 0)
+	if (done && stop_and_save(machine, options, &successor, problem) < 0)
 		done = false;
 	if (done) {
-		message_say(successor.socket, &message, MESSAGE_STATE, state_fd);
+		message_say(successor.socket, MESSAGE_STATE, NULL);
 		fault_reached(&options->fault, "old:sent");
 		done = expect(&successor, options, MESSAGE_READY, "READY", problem);
 	}
 	if (done) {
 		fault_reached(&options->fault, "old:ready-received");
-		message_say(successor.socket, &message, MESSAGE_GO, -1);
+		message_say(successor.socket, MESSAGE_GO, NULL);
 		fault_reached(&options->fault, "old:go-sent");
 		done = expect(&successor, options, MESSAGE_RUNNING, "RUNNING", problem);
 	}
 	if (done)
 		fault_reached(&options->fault, "old:running-received");
 	enum handover_end end = done ? HANDOVER_DONE : take_back(machine, &successor, problem);
-	if (state_fd >= 0)
-		close(state_fd);
 	forget_successor(&successor);
 	return end;
 }

@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <pvclock/pvclock.h>
 #include <stdatomic.h>
+#include <sys/types.h>
 
 #define PROBLEM_TEXT 512
 
@@ -59,6 +60,8 @@ enum wire_kind {
 	WIRE_EVENTS,
 };
 
+#define WIRE_SIZE_MAX (16u << 20)
+
 struct wire {
 	uint8_t *bytes;
 	size_t size, capacity;
@@ -68,8 +71,9 @@ struct wire {
 int wire_begin(struct wire *wire, struct problem *problem);
 /* Appends a section and returns its zeroed, 8-byte aligned space, valid until the next one; NULL: no memory. */
 void *wire_add(struct wire *wire, enum wire_kind kind, uint32_t index, size_t size, struct problem *problem);
-int wire_seal(struct wire *wire, int *fd, uint64_t *length, struct problem *problem);
-int wire_open(struct wire *wire, int fd, uint64_t length, struct problem *problem);
+/* To and from `offset` of a file of at least WIRE_SIZE_MAX bytes after it. */
+int wire_write(struct wire *wire, int fd, off_t offset, struct problem *problem);
+int wire_open(struct wire *wire, int fd, off_t offset, size_t length, struct problem *problem);
 const void *wire_find(const struct wire *wire, enum wire_kind kind, uint32_t index, size_t *size);
 void wire_clear(struct wire *wire);
 
@@ -162,7 +166,7 @@ int clock_restore(struct machine *machine, const struct wire *wire, struct probl
 struct blackout {
 	uint64_t stopped_ns; /* CLOCK_MONOTONIC of the first vCPU that stopped */
 	uint64_t stop_ns;    /* from there until all had stopped */
-	uint64_t save_ns;    /* old side: state and record into the memfd */
+	uint64_t save_ns;    /* old side: state and record into the shared memfd */
 	uint64_t clock_ns;   /* the clock's own part, of both sides */
 	uint64_t restore_ns; /* new side: from STATE to READY */
 };
@@ -175,7 +179,7 @@ void control_say_updated(const struct machine *machine, const struct options *op
 
 enum handover_end {
 	HANDOVER_REFUSED, /* the guest runs on here; *problem says why */
-	HANDOVER_LOST,    /* the successor has the guest and is dead or silent: this process must end */
+	HANDOVER_LOST,    /* the successor took the guest and died or fell silent: this process must end */
 	HANDOVER_DONE,    /* the successor runs the guest: this process must end */
 };
 

@@ -1,29 +1,26 @@
 // SPDX-License-Identifier: MIT
 /*
- * wire.c - a paused machine's state as sections in one memfd, sealed, so that what was checked is what is used.
+ * wire.c - a paused machine's state as sections in a file that both sides hold. The reader copies it first, so that what was
+ * checked is what is used.
  *
- * Both sides run on one host and in one byte order; the file still carries its own length and checksum, because what it is
+ * Both sides run on one host and in one byte order; the state still carries its own length and checksum, because what it is
  * about to overwrite is the only copy of a guest.
  */
 #include "vmm.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #define WIRE_MAGIC 0x656d6d766b6c6370ull /* "pclkvmme", little-endian */
 #define WIRE_VERSION 1u
-#define WIRE_SIZE_MAX (16u << 20)
-#define SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 struct wire_header {
 	uint64_t magic;
 	uint32_t version;
 	uint32_t sections;
-	uint64_t length;   /* of the whole file */
+	uint64_t length;   /* of the whole state */
 	uint64_t checksum; /* of all after this header */
 };
 
@@ -88,7 +85,7 @@ void *wire_add(struct wire *wire, enum wire_kind kind, uint32_t index, size_t si
 	return space;
 }
 
-int wire_seal(struct wire *wire, int *fd, uint64_t *length, struct problem *problem)
+int wire_write(struct wire *wire, int fd, off_t offset, struct problem *problem)
 {
 	struct wire_header header = {
 		.magic = WIRE_MAGIC,
@@ -100,23 +97,15 @@ int wire_seal(struct wire *wire, int *fd, uint64_t *length, struct problem *prob
 	size_t done = 0;
 
 	memcpy(wire->bytes, &header, sizeof(header));
-	*fd = memfd_create("pvclock-vmm-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	while (*fd >= 0 && done < wire->size) {
-		ssize_t written = write(*fd, wire->bytes + done, wire->size - done);
+	/* Not through a mapping: that there is no memory for it is to be an error, not a signal. */
+	while (done < wire->size) {
+		ssize_t written = pwrite(fd, wire->bytes + done, wire->size - done, offset + (off_t)done);
 		if (written < 0 && errno == EINTR)
 			continue;
 		if (written <= 0)
-			break;
+			return fail(problem, "state: memfd of %zu bytes: %s", wire->size, strerror(errno));
 		done += (size_t)written;
 	}
-	if (done < wire->size || fcntl(*fd, F_ADD_SEALS, SEALS) < 0) {
-		fail(problem, "state: memfd of %zu bytes: %s", wire->size, strerror(errno));
-		if (*fd >= 0)
-			close(*fd);
-		*fd = -1;
-		return -1;
-	}
-	*length = wire->size;
 	return 0;
 }
 
@@ -151,25 +140,18 @@ static int check(struct wire *wire, struct problem *problem)
 	return 0;
 }
 
-int wire_open(struct wire *wire, int fd, uint64_t length, struct problem *problem)
+int wire_open(struct wire *wire, int fd, off_t offset, size_t length, struct problem *problem)
 {
 	*wire = (struct wire){ 0 };
-	int seals = fcntl(fd, F_GET_SEALS);
-	off_t size = lseek(fd, 0, SEEK_END);
-
-	if (seals < 0 || (seals & SEALS) != SEALS)
-		return fail(problem, "the state handed over is not sealed");
-	if (size < 0 || (uint64_t)size != length || length < sizeof(struct wire_header) || length > WIRE_SIZE_MAX ||
-	    length % 8 != 0)
-		return fail(problem, "the state handed over has %lld bytes where %llu were announced", (long long)size,
-			    (unsigned long long)length);
-	wire->size = wire->capacity = (size_t)length;
+	if (length < sizeof(struct wire_header) || length > WIRE_SIZE_MAX || length % 8 != 0)
+		return fail(problem, "the state handed over cannot have %zu bytes", length);
+	wire->size = wire->capacity = length;
 	wire->bytes = malloc(wire->size);
 	if (wire->bytes == NULL)
 		return fail(problem, "state: out of memory");
 	size_t done = 0;
 	while (done < wire->size) {
-		ssize_t got = pread(fd, wire->bytes + done, wire->size - done, (off_t)done);
+		ssize_t got = pread(fd, wire->bytes + done, wire->size - done, offset + (off_t)done);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got <= 0)
