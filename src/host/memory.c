@@ -94,6 +94,14 @@ size_t pvclock_vm_take_dirty(struct pvclock_vm *vm, struct pvclock_gpa *pages, s
 	return taken;
 }
 
+void vm_resolve(struct pvclock_vcpu *vcpu)
+{
+	if (vcpu->system_time_msr & PVCLOCK_MSR_ENABLE)
+		vm_find_place(vcpu->vm, vcpu_page_address(vcpu->system_time_msr), sizeof(struct pvclock_page), &vcpu->page);
+	else
+		vcpu->page = (struct place){ 0 };
+}
+
 static void resolve_all(struct pvclock_vm *vm)
 {
 	size_t i;

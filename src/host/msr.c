@@ -10,19 +10,6 @@
 #define NS_PER_SEC 1000000000ull
 #define WALL_CLOCK_TRIES 8
 
-static uint64_t page_address(uint64_t msr)
-{
-	return msr & ~(uint64_t)PVCLOCK_MSR_ENABLE;
-}
-
-void vm_resolve(struct pvclock_vcpu *vcpu)
-{
-	if (vcpu->system_time_msr & PVCLOCK_MSR_ENABLE)
-		vm_find_place(vcpu->vm, page_address(vcpu->system_time_msr), sizeof(struct pvclock_page), &vcpu->page);
-	else
-		vcpu->page = (struct place){ 0 };
-}
-
 /* The time of day at system time 0, from the narrowest of a few brackets. */
 static int wall_clock_now(struct pvclock_vm *vm, uint64_t *epoch_ns)
 {
@@ -73,7 +60,7 @@ static int write_system_time(struct pvclock_vcpu *vcpu, uint64_t value, bool old
 	struct place place = { 0 };
 
 	if (value & PVCLOCK_MSR_ENABLE) {
-		if (!vm_find_place(vcpu->vm, page_address(value), sizeof(struct pvclock_page), &place))
+		if (!vm_find_place(vcpu->vm, vcpu_page_address(value), sizeof(struct pvclock_page), &place))
 			return -EINVAL;
 	}
 	vcpu->system_time_msr = value;

@@ -95,38 +95,6 @@ struct pvclock_vm *pvclock_vcpu_vm(const struct pvclock_vcpu *vcpu)
 	return vcpu->vm;
 }
 
-/* The stable bit says that one line serves all vCPUs' TSCs (P4): the same ratio, the same offset, no imitation. */
-void vm_judge_stability(struct pvclock_vm *vm)
-{
-	const struct pvclock_vcpu *first = vm->vcpu_count ? vm->vcpus[0] : NULL;
-	size_t i;
-
-	vm->unstable = (struct pvclock_reason){ .code = PVCLOCK_REASON_NONE };
-	if (!vm->has_line) {
-		pvclock_reason_set(&vm->unstable, PVCLOCK_REASON_NO_LINE,
-				   "The VM has no line yet; give it one by pvclock_vm_start or a restore.");
-		return;
-	}
-	vm->unstable = vm->declared;
-	for (i = 0; i < vm->vcpu_count && vm->unstable.code == PVCLOCK_REASON_NONE; i++) {
-		const struct pvclock_vcpu *vcpu = vm->vcpus[i];
-
-		if (vcpu->catchup)
-			pvclock_reason_set(&vm->unstable, PVCLOCK_REASON_TSC_CATCHUP,
-					   "vCPU %u's TSC is imitated by the kernel's catch-up and is no line; "
-					   "give the VM a TSC rate that this host runs.", vcpu->index);
-		else if (!tsc_same_rate(&vcpu->tsc, &first->tsc))
-			pvclock_reason_set(&vm->unstable, PVCLOCK_REASON_TSC_RATES_DIFFER,
-					   "vCPUs %u and %u have different TSC ratios; give all vCPUs one TSC rate.",
-					   first->index, vcpu->index);
-		else if (vcpu->tsc.offset != first->tsc.offset)
-			pvclock_reason_set(&vm->unstable, PVCLOCK_REASON_TSC_OFFSETS_DIFFER,
-					   "vCPUs %u and %u have TSC offsets that differ by %lld ticks; "
-					   "set all offsets alike.", first->index, vcpu->index,
-					   (long long)(vcpu->tsc.offset - first->tsc.offset));
-	}
-}
-
 int pvclock_vcpu_set_tsc(struct pvclock_vcpu *vcpu, const struct pvclock_tsc_transform *transform, bool catchup)
 {
 	struct pvclock_vm *vm = vcpu->vm;
@@ -158,56 +126,6 @@ void pvclock_vcpu_get_tsc(const struct pvclock_vcpu *vcpu, struct pvclock_tsc_tr
 	pthread_mutex_lock(&vcpu->vm->lock);
 	*transform = vcpu->tsc;
 	pthread_mutex_unlock(&vcpu->vm->lock);
-}
-
-/*
- * The line seen from a counter that is `ticks` ahead of its own. Exact; behind by less than 1 ns and
- * one tick where the anchor would lie before tick 0.
- */
-static struct pvclock_line line_shifted(struct pvclock_line line, int64_t ticks)
-{
-	uint64_t behind = -(uint64_t)ticks;
-	struct pvclock_slope slope;
-	struct pvclock_line next;
-
-	if (ticks >= 0 || line.tsc >= behind) {
-		line.tsc += (uint64_t)ticks;
-		return line;
-	}
-	/* A counter that was set back to near 0: its tick 0 becomes the anchor, and the clock keeps its value there. */
-	if (pvclock_slope_from_line(&line, &slope) && pvclock_line_continue(&line, behind, 0, &slope, &next, NULL))
-		return next;
-	line.tsc = 0;
-	return line;
-}
-
-/* The first host tick at which `transform` reads at least `guest`. */
-static struct pvclock_host_tsc tsc_to_host(const struct pvclock_tsc_transform *transform, uint64_t guest)
-{
-	uint64_t scaled = guest - transform->offset;
-	unsigned __int128 wide = (unsigned __int128)scaled << transform->frac_bits;
-
-	if (transform->frac_bits == 0)
-		return (struct pvclock_host_tsc){ scaled };
-	return (struct pvclock_host_tsc){ (uint64_t)((wide + transform->ratio - 1) / transform->ratio) };
-}
-
-const struct pvclock_line *vcpu_line(struct pvclock_vcpu *vcpu)
-{
-	struct pvclock_vm *vm = vcpu->vm;
-
-	if (vcpu->synced)
-		return &vcpu->line;
-	if (tsc_same_rate(&vcpu->tsc, &vm->reference)) {
-		vcpu->line = line_shifted(vm->line, (int64_t)(vcpu->tsc.offset - vm->reference.offset));
-	} else {
-		struct pvclock_host_tsc at = tsc_to_host(&vm->reference, vm->line.tsc);
-
-		if (!pvclock_line_compose(&vcpu->tsc, at, vm->line.ns, &vm->host, &vcpu->line, NULL))
-			vcpu->line = (struct pvclock_line){ .ns = vm->line.ns };
-	}
-	vcpu->synced = true;
-	return &vcpu->line;
 }
 
 int pvclock_vcpu_get_line(const struct pvclock_vcpu *vcpu, struct pvclock_line *line)

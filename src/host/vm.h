@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vm.h (private) - the engine's state, shared by its rooms: memory.c (guest memory), vcpu.c (vCPUs and their lines), msr.c (what the
- * guest registers), vm.c (the line and events), record.c (saving it).
+ * vm.h (private) - the engine's state, shared by its rooms: memory.c (guest memory), msr.c (what the guest registers), lines.c (the
+ * line and what each vCPU reads of it), publish.c (lines into pages), vcpu.c and vm.c (the objects and their events), record.c (saving them).
  *
  * There is one line per VM, vm->line, over the TSC of vm->reference: a coordinate system, not a vCPU. Every vCPU's
  * line is derived from it by the vCPU's own transform, so a TSC that did not end up where it should changes
@@ -72,6 +72,12 @@ void vm_set_line(struct pvclock_vm *vm, const struct pvclock_line *line, const s
 bool record_check(const struct pvclock_record *record, struct pvclock_reason *reason);
 const struct pvclock_line *vcpu_line(struct pvclock_vcpu *vcpu);
 uint64_t vm_system_time(struct pvclock_vm *vm, struct pvclock_host_tsc at);
+
+/* Where a registration lies: bit 0 says that it is on. */
+static inline uint64_t vcpu_page_address(uint64_t msr)
+{
+	return msr & ~(uint64_t)PVCLOCK_MSR_ENABLE;
+}
 
 static inline bool tsc_same_rate(const struct pvclock_tsc_transform *a, const struct pvclock_tsc_transform *b)
 {

@@ -11,44 +11,6 @@
 
 #define MAX_APART_NS 1000
 
-int kvm_get_clock(const struct pvclock_kvm *kvm, struct kvm_clock *clock)
-{
-	int error;
-
-	*clock = (struct kvm_clock){ 0 };
-	error = kvm_ioctl(kvm, kvm->vm_fd, KVM_GET_CLOCK, clock);
-	return error < 0 ? error : 0;
-}
-
-int kvm_set_clock(const struct pvclock_kvm *kvm, uint64_t ns)
-{
-	struct kvm_clock clock = { .clock = ns };
-	int error = kvm_ioctl(kvm, kvm->vm_fd, KVM_SET_CLOCK, &clock);
-
-	return error < 0 ? error : 0;
-}
-
-int kvm_get_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *value)
-{
-	struct kvm_one_msr one = { .nmsrs = 1, .entry = { .index = msr } };
-	int count = kvm_ioctl(kvm, vcpu->fd, KVM_GET_MSRS, &one);
-
-	if (count != 1)
-		return count < 0 ? count : -ENOENT;
-	*value = one.entry.data;
-	return 0;
-}
-
-int kvm_set_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t value)
-{
-	struct kvm_one_msr one = { .nmsrs = 1, .entry = { .index = msr, .data = value } };
-	int count = kvm_ioctl(kvm, vcpu->fd, KVM_SET_MSRS, &one);
-
-	if (count != 1)
-		return count < 0 ? count : -ENOENT;
-	return 0;
-}
-
 /* What the guest reads: the page that the kernel wrote for the first vCPU. */
 static int line_from_page(struct pvclock_kvm *kvm, struct pvclock_line *line, uint8_t *flags)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * kvm.h (private) - the binding's state, and the table that makes a mode: own.c, steer.c and stock.c each fill one.
- * attach.c picks one and forwards.
+ * attach.c picks one; events.c and restore.c call it.
  */
 #ifndef KVM_KVM_H
 #define KVM_KVM_H
@@ -54,6 +54,7 @@ static inline int kvm_ioctl(const struct pvclock_kvm *kvm, int fd, unsigned long
 	return kvm->os->ops->ioctl(kvm->os->ctx, fd, request, arg);
 }
 
+/* calls.c */
 const struct kvm_vcpu *kvm_find_vcpu(const struct pvclock_kvm *kvm, uint32_t index);
 int kvm_get_clock(const struct pvclock_kvm *kvm, struct kvm_clock *clock);
 int kvm_set_clock(const struct pvclock_kvm *kvm, uint64_t ns);
@@ -67,6 +68,8 @@ int kvm_copy_filter(const struct kvm_msr_filter *filter, struct pvclock_msr_filt
 int kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset);
 /* Rate and offset, judged against the host's slope if that is known. */
 int kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, const struct pvclock_slope *host);
+/* The same of every vCPU. */
+int kvm_read_tscs(struct pvclock_kvm *kvm, const struct pvclock_slope *host);
 /* Alike to 250 ppm, KVM's own tolerance. */
 bool kvm_same_rate(const struct pvclock_slope *a, const struct pvclock_slope *b);
 /* The offset alone, again: a guest that wrote its TSC has changed it. */

@@ -124,6 +124,16 @@ int kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, const str
 	return pvclock_vcpu_set_tsc(vcpu->vcpu, &transform, catchup);
 }
 
+int kvm_read_tscs(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
+{
+	int error = 0;
+	size_t i;
+
+	for (i = 0; error == 0 && i < kvm->vcpu_count; i++)
+		error = kvm_read_tsc(kvm, &kvm->vcpus[i], host);
+	return error;
+}
+
 int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, uint64_t offset,
 			       struct pvclock_reason *reason)
 {
