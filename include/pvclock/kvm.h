@@ -4,7 +4,7 @@
  * from it. *Steer mode*: the kernel publishes, userspace aims it. *Stock*: neither; what KVM does by itself, kept as a mode so that the
  * difference can be measured.
  *
- * pvclock_kvm_handle_exit may be called from all vCPU threads at once. The other functions of one struct pvclock_kvm are called by one
+ * pvclock_kvm_handle_exit may be called from all vCPU threads at once, and pvclock_kvm_settle for each vCPU from its own. The other functions of one struct pvclock_kvm are called by one
  * thread at a time, and, but for attaching, with every vCPU out of guest mode.
  *
  * A guest that writes its own TSC (IA32_TSC, IA32_TSC_ADJUST) moves its counter, and in own mode its clock with it until the next pause; there the
@@ -66,7 +66,7 @@ struct pvclock_kvm_config {
 	uint64_t user_space_msr_mask; /* KVM_CAP_X86_USER_SPACE_MSR args[0] */
 };
 
-/* Before the first vCPU runs. 0: *reason (may be NULL) says why the mode is not the best one, if it is not; -ENOTSUP: the mode asked for is not to be had. */
+/* Before the first vCPU runs; the VMM's filter is copied. Detach before the vCPUs and the VM are destroyed. 0: *reason (may be NULL) says why the mode is not the best one, if it is not; -ENOTSUP: the mode asked for is not to be had. */
 int pvclock_kvm_attach(const struct pvclock_kvm_config *config, struct pvclock_kvm **kvm, struct pvclock_reason *reason);
 void pvclock_kvm_detach(struct pvclock_kvm *kvm);
 enum pvclock_mode pvclock_kvm_mode(const struct pvclock_kvm *kvm);
@@ -85,7 +85,8 @@ int pvclock_kvm_add_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, int
 void pvclock_kvm_remove_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu);
 
 /*
- * All vCPUs added, guest memory mapped, none has run: gives the VM its clock, 0 ns now, with the host's slope. Not for a VM that is to be restored.
+ * All vCPUs added, guest memory mapped, none has run. Own mode: gives the VM its clock, 0 ns now, with the host's slope. Steer and stock mode: the
+ * kernel gives the clock, and the engine learns its line at the first pause. -EINVAL: no slope of a clock. Not for a VM that is to be restored.
  */
 int pvclock_kvm_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host);
 

@@ -26,6 +26,8 @@ struct pvclock_os_ops {
 	int (*clock_gettime)(void *ctx, clockid_t clock, struct timespec *ts);
 	/* The result (>= 0) or -errno. */
 	int (*ioctl)(void *ctx, int fd, unsigned long request, void *arg);
+	/* What ioctl returned as a descriptor. */
+	void (*close)(void *ctx, int fd);
 	/* Reads a small text file whole: its length (< size, NUL added) or -errno. */
 	ssize_t (*read_file)(void *ctx, const char *path, char *text, size_t size);
 	/* CPUID of this machine: eax, ebx, ecx, edx. */

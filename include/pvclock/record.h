@@ -53,7 +53,7 @@ int pvclock_record_decode(const void *bytes, size_t size, struct pvclock_record 
  * Gives a paused VM, with the same vCPUs, the record's clock: MSRs, lines, flags, bit for bit. 0; -EBUSY: not paused; -EINVAL with a reason: the VM is untouched.
  * The vCPUs' TSCs must already run as the record says, or as close as the hypervisor allows: where a vCPU's transform (pvclock_vcpu_set_tsc) differs
  * from the record's by an offset, its line moves by that offset, so that the clock is continuous in host TSC.
- * *moved (may be NULL) says by how many ticks vCPU 0's line was moved: 0 is an exact restore.
+ * *moved (may be NULL) says by how many ticks the first vCPU's line was moved: 0 is an exact restore.
  */
 int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm *vm, int64_t *moved,
 			 struct pvclock_reason *reason);

@@ -74,7 +74,7 @@ int pvclock_vm_start(struct pvclock_vm *vm, struct pvclock_host_tsc at, uint64_t
 
 /*
  * The line as vCPU `vcpu` reads it: exactly what its page holds or would hold. Defined for a vCPU that registered no page
- * too (the review's open point of KVM_GET_CLOCK_GUEST). -ENODATA: the VM has no line.
+ * too. -ENODATA: the VM has no line.
  */
 int pvclock_vcpu_get_line(const struct pvclock_vcpu *vcpu, struct pvclock_line *line);
 /* Imposes the line that `vcpu` has to read; the other vCPUs follow by their TSC offsets. -EINVAL: invalid. */

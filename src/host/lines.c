@@ -4,7 +4,7 @@
 #include "reason.h"
 
 /* The stable bit says that one line serves all vCPUs' TSCs (P4): the same ratio, the same offset, no imitation. */
-void vm_judge_stability(struct pvclock_vm *vm)
+void pvclock_vm_judge_stability(struct pvclock_vm *vm)
 {
 	const struct pvclock_vcpu *first = vm->vcpu_count ? vm->vcpus[0] : NULL;
 	size_t i;
@@ -54,7 +54,7 @@ static struct pvclock_slope slope_to_host(const struct pvclock_slope *guest, con
 	return (struct pvclock_slope){ .mantissa = (uint64_t)product, .exponent = (int16_t)exponent };
 }
 
-void vm_set_line(struct pvclock_vm *vm, const struct pvclock_line *line, const struct pvclock_tsc_transform *reference,
+void pvclock_vm_set_line(struct pvclock_vm *vm, const struct pvclock_line *line, const struct pvclock_tsc_transform *reference,
 		 const struct pvclock_slope *host)
 {
 	struct pvclock_slope slope;
@@ -69,10 +69,10 @@ void vm_set_line(struct pvclock_vm *vm, const struct pvclock_line *line, const s
 		vm->host = slope_to_host(&slope, reference);
 	for (i = 0; i < vm->vcpu_count; i++)
 		vm->vcpus[i]->synced = false;
-	vm_judge_stability(vm);
+	pvclock_vm_judge_stability(vm);
 }
 
-uint64_t vm_system_time(struct pvclock_vm *vm, struct pvclock_host_tsc at)
+uint64_t pvclock_vm_system_time(struct pvclock_vm *vm, struct pvclock_host_tsc at)
 {
 	return pvclock_line_ns(&vm->line, pvclock_tsc_to_guest(&vm->reference, at).ticks);
 }
@@ -109,7 +109,7 @@ static struct pvclock_host_tsc tsc_to_host(const struct pvclock_tsc_transform *t
 	return (struct pvclock_host_tsc){ (uint64_t)((wide + transform->ratio - 1) / transform->ratio) };
 }
 
-const struct pvclock_line *vcpu_line(struct pvclock_vcpu *vcpu)
+const struct pvclock_line *pvclock_vcpu_line(struct pvclock_vcpu *vcpu)
 {
 	struct pvclock_vm *vm = vcpu->vm;
 

@@ -37,7 +37,7 @@ static size_t region_search(const struct pvclock_vm *vm, uint64_t gpa)
 	return low;
 }
 
-bool vm_find_place(struct pvclock_vm *vm, uint64_t gpa, uint64_t size, struct place *place)
+bool pvclock_vm_find_place(struct pvclock_vm *vm, uint64_t gpa, uint64_t size, struct place *place)
 {
 	size_t at = region_search(vm, gpa);
 	struct region *region;
@@ -56,7 +56,7 @@ bool vm_find_place(struct pvclock_vm *vm, uint64_t gpa, uint64_t size, struct pl
 	return true;
 }
 
-void vm_mark_dirty(const struct place *place, uint64_t size)
+void pvclock_vm_mark_dirty(const struct place *place, uint64_t size)
 {
 	struct region *region = place->region;
 	uint64_t base = region->gpa >> PAGE_SHIFT;
@@ -94,10 +94,10 @@ size_t pvclock_vm_take_dirty(struct pvclock_vm *vm, struct pvclock_gpa *pages, s
 	return taken;
 }
 
-void vm_resolve(struct pvclock_vcpu *vcpu)
+void pvclock_vm_resolve(struct pvclock_vcpu *vcpu)
 {
 	if (vcpu->system_time_msr & PVCLOCK_MSR_ENABLE)
-		vm_find_place(vcpu->vm, vcpu_page_address(vcpu->system_time_msr), sizeof(struct pvclock_page), &vcpu->page);
+		pvclock_vm_find_place(vcpu->vm, vcpu_page_address(vcpu->system_time_msr), sizeof(struct pvclock_page), &vcpu->page);
 	else
 		vcpu->page = (struct place){ 0 };
 }
@@ -107,7 +107,7 @@ static void resolve_all(struct pvclock_vm *vm)
 	size_t i;
 
 	for (i = 0; i < vm->vcpu_count; i++)
-		vm_resolve(vm->vcpus[i]);
+		pvclock_vm_resolve(vm->vcpus[i]);
 }
 
 int pvclock_vm_add_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size, void *host, unsigned int flags)
@@ -173,7 +173,7 @@ int pvclock_vm_read_page(struct pvclock_vm *vm, struct pvclock_gpa gpa, struct p
 	bool found;
 
 	pthread_mutex_lock(&vm->lock);
-	found = vm_find_place(vm, gpa.address, sizeof(struct pvclock_page), &place);
+	found = pvclock_vm_find_place(vm, gpa.address, sizeof(struct pvclock_page), &place);
 	if (found)
 		result = pvclock_page_read(place.host, out);
 	pthread_mutex_unlock(&vm->lock);

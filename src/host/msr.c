@@ -29,7 +29,7 @@ static int wall_clock_now(struct pvclock_vm *vm, uint64_t *epoch_ns)
 			continue;
 		narrowest = after.ticks - before.ticks;
 		middle.ticks = before.ticks + narrowest / 2;
-		*epoch_ns = (uint64_t)real.tv_sec * NS_PER_SEC + (uint64_t)real.tv_nsec - vm_system_time(vm, middle);
+		*epoch_ns = (uint64_t)real.tv_sec * NS_PER_SEC + (uint64_t)real.tv_nsec - pvclock_vm_system_time(vm, middle);
 	}
 	return 0;
 }
@@ -45,11 +45,11 @@ static int write_wall_clock(struct pvclock_vm *vm, uint64_t value)
 		vm->wall_clock_msr = 0;
 		return 0;
 	}
-	if (!vm_find_place(vm, value, sizeof(struct pvclock_wall_clock), &place))
+	if (!pvclock_vm_find_place(vm, value, sizeof(struct pvclock_wall_clock), &place))
 		return -EINVAL;
 	if (vm->has_line && wall_clock_now(vm, &epoch_ns) == 0) {
 		pvclock_wall_clock_write(place.host, epoch_ns);
-		vm_mark_dirty(&place, sizeof(struct pvclock_wall_clock));
+		pvclock_vm_mark_dirty(&place, sizeof(struct pvclock_wall_clock));
 	}
 	vm->wall_clock_msr = value;
 	return 0;
@@ -60,7 +60,7 @@ static int write_system_time(struct pvclock_vcpu *vcpu, uint64_t value, bool old
 	struct place place = { 0 };
 
 	if (value & PVCLOCK_MSR_ENABLE) {
-		if (!vm_find_place(vcpu->vm, vcpu_page_address(value), sizeof(struct pvclock_page), &place))
+		if (!pvclock_vm_find_place(vcpu->vm, vcpu_page_address(value), sizeof(struct pvclock_page), &place))
 			return -EINVAL;
 	}
 	vcpu->system_time_msr = value;
@@ -68,7 +68,7 @@ static int write_system_time(struct pvclock_vcpu *vcpu, uint64_t value, bool old
 	vcpu->page = place;
 	if (!place.host)
 		vcpu->stop_pending = false;
-	vm_publish_vcpu(vcpu);
+	pvclock_vm_publish_vcpu(vcpu);
 	return 0;
 }
 
@@ -124,7 +124,7 @@ int pvclock_vcpu_restore_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t v
 	case PVCLOCK_MSR_SYSTEM_TIME_OLD:
 		vcpu->system_time_msr = value;
 		vcpu->old_msrs = msr == PVCLOCK_MSR_SYSTEM_TIME_OLD;
-		vm_resolve(vcpu);
+		pvclock_vm_resolve(vcpu);
 		break;
 	case PVCLOCK_MSR_WALL_CLOCK:
 	case PVCLOCK_MSR_WALL_CLOCK_OLD:

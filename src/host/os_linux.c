@@ -118,6 +118,12 @@ static int run_interrupted(void *ctx, int vcpu_fd)
 	return error;
 }
 
+static void close_fd(void *ctx, int fd)
+{
+	(void)ctx;
+	close(fd);
+}
+
 static int sleep_ns(void *ctx, uint64_t ns)
 {
 	struct timespec ts = {
@@ -135,6 +141,7 @@ static const struct pvclock_os_ops ops = {
 	.ioctl = control,
 	.read_file = read_file,
 	.cpuid = cpuid,
+	.close = close_fd,
 	.run_interrupted = run_interrupted,
 	.sleep = sleep_ns,
 };

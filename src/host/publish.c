@@ -2,7 +2,7 @@
 /* publish.c - lines into pages. */
 #include "vm.h"
 
-bool vm_publish_vcpu(struct pvclock_vcpu *vcpu)
+bool pvclock_vm_publish_vcpu(struct pvclock_vcpu *vcpu)
 {
 	uint8_t flags = 0;
 
@@ -12,18 +12,18 @@ bool vm_publish_vcpu(struct pvclock_vcpu *vcpu)
 		flags |= PVCLOCK_TSC_STABLE;
 	if (vcpu->stop_pending)
 		flags |= PVCLOCK_GUEST_STOPPED;
-	pvclock_page_write(vcpu->page.host, vcpu_line(vcpu), flags);
-	vm_mark_dirty(&vcpu->page, sizeof(struct pvclock_page));
+	pvclock_page_write(vcpu->page.host, pvclock_vcpu_line(vcpu), flags);
+	pvclock_vm_mark_dirty(&vcpu->page, sizeof(struct pvclock_page));
 	vcpu->stop_pending = false;
 	return true;
 }
 
-size_t vm_publish_all(struct pvclock_vm *vm)
+size_t pvclock_vm_publish_all(struct pvclock_vm *vm)
 {
 	size_t written = 0, i;
 
 	for (i = 0; i < vm->vcpu_count; i++)
-		written += vm_publish_vcpu(vm->vcpus[i]);
+		written += pvclock_vm_publish_vcpu(vm->vcpus[i]);
 	return written;
 }
 
@@ -32,7 +32,7 @@ size_t pvclock_vm_publish(struct pvclock_vm *vm)
 	size_t written;
 
 	pthread_mutex_lock(&vm->lock);
-	written = vm_publish_all(vm);
+	written = pvclock_vm_publish_all(vm);
 	pthread_mutex_unlock(&vm->lock);
 	return written;
 }

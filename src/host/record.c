@@ -41,7 +41,7 @@ int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record)
 	record->wall_clock_msr = vm->wall_clock_msr;
 	record->host = vm->host;
 	record->at = vm->os->ops->read_tsc(vm->os->ctx);
-	record->system_time = vm_system_time(vm, record->at);
+	record->system_time = pvclock_vm_system_time(vm, record->at);
 	record->realtime = (uint64_t)real.tv_sec * NS_PER_SEC + (uint64_t)real.tv_nsec;
 	record->vcpu_count = (uint32_t)vm->vcpu_count;
 	for (i = 0; i < vm->vcpu_count; i++) {
@@ -109,7 +109,7 @@ int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm 
 		error = -EBUSY;
 		goto out;
 	}
-	if (!record_check(record, reason) || !same_vcpus(record, vm, reason) || !same_rates(record, vm, reason)) {
+	if (!pvclock_record_check(record, reason) || !same_vcpus(record, vm, reason) || !same_rates(record, vm, reason)) {
 		error = -EINVAL;
 		goto out;
 	}
@@ -121,9 +121,9 @@ int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm 
 		vcpu->system_time_msr = record->vcpus[i].system_time_msr;
 		vcpu->old_msrs = record->vcpus[i].old_msrs;
 		vcpu->stop_pending = record->vcpus[i].guest_stopped;
-		vm_resolve(vcpu);
+		pvclock_vm_resolve(vcpu);
 	}
-	vm_set_line(vm, &record->line, &record->reference, &record->host);
+	pvclock_vm_set_line(vm, &record->line, &record->reference, &record->host);
 	if (moved)
 		*moved = (int64_t)(vm->vcpus[0]->tsc.offset - record->vcpus[0].tsc.offset);
 out:

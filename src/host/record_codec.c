@@ -178,7 +178,7 @@ static bool check_vcpu(const struct pvclock_record *record, uint32_t i, struct p
 	return check_tsc(&vcpu->tsc, whose, reason);
 }
 
-bool record_check(const struct pvclock_record *record, struct pvclock_reason *reason)
+bool pvclock_record_check(const struct pvclock_record *record, struct pvclock_reason *reason)
 {
 	uint32_t i;
 
@@ -237,7 +237,7 @@ ssize_t pvclock_record_encode(const struct pvclock_record *record, void *bytes, 
 	struct small_fields small;
 
 	pvclock_reason_clear(reason);
-	if (!record_check(record, reason))
+	if (!pvclock_record_check(record, reason))
 		return -EINVAL;
 	length = (uint32_t)pvclock_record_size(record);
 	if (size < length)

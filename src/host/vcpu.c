@@ -78,9 +78,9 @@ void pvclock_vcpu_destroy(struct pvclock_vcpu *vcpu)
 	at = vcpu_search(vm, vcpu->index);
 	vm->vcpu_count--;
 	memmove(&vm->vcpus[at], &vm->vcpus[at + 1], (vm->vcpu_count - at) * sizeof(struct pvclock_vcpu *));
-	vm_judge_stability(vm);
+	pvclock_vm_judge_stability(vm);
 	if (before != vm->unstable.code && !vm->paused)
-		vm_publish_all(vm);
+		pvclock_vm_publish_all(vm);
 	pthread_mutex_unlock(&vm->lock);
 	free(vcpu);
 }
@@ -109,13 +109,13 @@ int pvclock_vcpu_set_tsc(struct pvclock_vcpu *vcpu, const struct pvclock_tsc_tra
 		vcpu->tsc.ratio = 0;
 	vcpu->catchup = catchup;
 	vcpu->synced = false;
-	vm_judge_stability(vm);
+	pvclock_vm_judge_stability(vm);
 	/* The flag is every page's business: the others' lines are the same as before, so their readers see no tear. */
 	if (vm->has_line && !vm->paused) {
 		if (before != vm->unstable.code)
-			vm_publish_all(vm);
+			pvclock_vm_publish_all(vm);
 		else
-			vm_publish_vcpu(vcpu);
+			pvclock_vm_publish_vcpu(vcpu);
 	}
 	pthread_mutex_unlock(&vm->lock);
 	return 0;
@@ -135,7 +135,7 @@ int pvclock_vcpu_get_line(const struct pvclock_vcpu *vcpu, struct pvclock_line *
 
 	pthread_mutex_lock(&vcpu->vm->lock);
 	if (vcpu->vm->has_line) {
-		*line = *vcpu_line(mutable);
+		*line = *pvclock_vcpu_line(mutable);
 		error = 0;
 	}
 	pthread_mutex_unlock(&vcpu->vm->lock);
@@ -150,9 +150,9 @@ int pvclock_vcpu_set_line(struct pvclock_vcpu *vcpu, const struct pvclock_line *
 	if (!pvclock_slope_from_line(line, &slope))
 		return -EINVAL;
 	pthread_mutex_lock(&vm->lock);
-	vm_set_line(vm, line, &vcpu->tsc, NULL);
+	pvclock_vm_set_line(vm, line, &vcpu->tsc, NULL);
 	if (!vm->paused)
-		vm_publish_all(vm);
+		pvclock_vm_publish_all(vm);
 	pthread_mutex_unlock(&vm->lock);
 	return 0;
 }

@@ -17,7 +17,7 @@ int pvclock_vm_create(const struct pvclock_os *os, struct pvclock_vm **out)
 		free(vm);
 		return -ENOMEM;
 	}
-	vm_judge_stability(vm);
+	pvclock_vm_judge_stability(vm);
 	*out = vm;
 	return 0;
 }
@@ -48,9 +48,9 @@ int pvclock_vm_start(struct pvclock_vm *vm, struct pvclock_host_tsc at, uint64_t
 	if (vm->vcpu_count > 0)
 		reference = vm->vcpus[0]->tsc;
 	if ((host->mantissa >> 63) && pvclock_line_compose(&reference, at, ns, host, &line, NULL)) {
-		vm_set_line(vm, &line, &reference, host);
+		pvclock_vm_set_line(vm, &line, &reference, host);
 		if (!vm->paused)
-			vm_publish_all(vm);
+			pvclock_vm_publish_all(vm);
 		error = 0;
 	}
 	pthread_mutex_unlock(&vm->lock);
@@ -63,7 +63,7 @@ int pvclock_vm_now(struct pvclock_vm *vm, uint64_t *ns)
 
 	pthread_mutex_lock(&vm->lock);
 	if (vm->has_line) {
-		*ns = vm_system_time(vm, vm->os->ops->read_tsc(vm->os->ctx));
+		*ns = pvclock_vm_system_time(vm, vm->os->ops->read_tsc(vm->os->ctx));
 		error = 0;
 	}
 	pthread_mutex_unlock(&vm->lock);
@@ -91,9 +91,9 @@ void pvclock_vm_declare_unstable(struct pvclock_vm *vm, const struct pvclock_rea
 		vm->declared = *reason;
 	else
 		pvclock_reason_clear(&vm->declared);
-	vm_judge_stability(vm);
+	pvclock_vm_judge_stability(vm);
 	if (before != vm->unstable.code && !vm->paused)
-		vm_publish_all(vm);
+		pvclock_vm_publish_all(vm);
 	pthread_mutex_unlock(&vm->lock);
 }
 
@@ -136,7 +136,7 @@ int pvclock_vm_resume(struct pvclock_vm *vm)
 	} else {
 		for (i = 0; i < vm->vcpu_count; i++)
 			vm->vcpus[i]->stop_pending |= (vm->vcpus[i]->system_time_msr & PVCLOCK_MSR_ENABLE) != 0;
-		vm_publish_all(vm);
+		pvclock_vm_publish_all(vm);
 		vm->paused = false;
 	}
 	pthread_mutex_unlock(&vm->lock);

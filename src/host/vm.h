@@ -60,18 +60,18 @@ struct pvclock_vm {
 };
 
 /* All with the lock held. */
-bool vm_find_place(struct pvclock_vm *vm, uint64_t gpa, uint64_t size, struct place *place);
-void vm_mark_dirty(const struct place *place, uint64_t size);
-void vm_resolve(struct pvclock_vcpu *vcpu);          /* looks vcpu's page up again */
-void vm_judge_stability(struct pvclock_vm *vm);
-bool vm_publish_vcpu(struct pvclock_vcpu *vcpu);     /* true if a page was written */
-size_t vm_publish_all(struct pvclock_vm *vm);
-void vm_set_line(struct pvclock_vm *vm, const struct pvclock_line *line, const struct pvclock_tsc_transform *reference,
+bool pvclock_vm_find_place(struct pvclock_vm *vm, uint64_t gpa, uint64_t size, struct place *place);
+void pvclock_vm_mark_dirty(const struct place *place, uint64_t size);
+void pvclock_vm_resolve(struct pvclock_vcpu *vcpu);          /* looks vcpu's page up again */
+void pvclock_vm_judge_stability(struct pvclock_vm *vm);
+bool pvclock_vm_publish_vcpu(struct pvclock_vcpu *vcpu);     /* true if a page was written */
+size_t pvclock_vm_publish_all(struct pvclock_vm *vm);
+void pvclock_vm_set_line(struct pvclock_vm *vm, const struct pvclock_line *line, const struct pvclock_tsc_transform *reference,
 		 const struct pvclock_slope *host);
 /* What decode checks: every field in its range, none contradicting another. */
-bool record_check(const struct pvclock_record *record, struct pvclock_reason *reason);
-const struct pvclock_line *vcpu_line(struct pvclock_vcpu *vcpu);
-uint64_t vm_system_time(struct pvclock_vm *vm, struct pvclock_host_tsc at);
+bool pvclock_record_check(const struct pvclock_record *record, struct pvclock_reason *reason);
+const struct pvclock_line *pvclock_vcpu_line(struct pvclock_vcpu *vcpu);
+uint64_t pvclock_vm_system_time(struct pvclock_vm *vm, struct pvclock_host_tsc at);
 
 /* Where a registration lies: bit 0 says that it is on. */
 static inline uint64_t vcpu_page_address(uint64_t msr)

@@ -41,18 +41,18 @@ int pvclock_kvm_attach(const struct pvclock_kvm_config *config, struct pvclock_k
 	kvm->vm_fd = config->vm_fd;
 	switch (config->mode) {
 	case PVCLOCK_MODE_AUTO:
-		error = try_mode(kvm, &kvm_mode_own, config, reason);
+		error = try_mode(kvm, &pvclock_kvm_mode_own, config, reason);
 		if (error) /* the reason stays: it says why this is steer mode */
-			error = try_mode(kvm, &kvm_mode_steer, config, NULL);
+			error = try_mode(kvm, &pvclock_kvm_mode_steer, config, NULL);
 		break;
 	case PVCLOCK_MODE_OWN:
-		error = try_mode(kvm, &kvm_mode_own, config, reason);
+		error = try_mode(kvm, &pvclock_kvm_mode_own, config, reason);
 		break;
 	case PVCLOCK_MODE_STEER:
-		error = try_mode(kvm, &kvm_mode_steer, config, reason);
+		error = try_mode(kvm, &pvclock_kvm_mode_steer, config, reason);
 		break;
 	case PVCLOCK_MODE_STOCK:
-		error = try_mode(kvm, &kvm_mode_stock, config, reason);
+		error = try_mode(kvm, &pvclock_kvm_mode_stock, config, reason);
 		break;
 	default:
 		error = -EINVAL;
@@ -89,7 +89,7 @@ int pvclock_kvm_add_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, int
 		return -ENOMEM;
 	kvm->vcpus = vcpus;
 	vcpus[kvm->vcpu_count] = (struct kvm_vcpu){ .vcpu = vcpu, .fd = vcpu_fd };
-	error = kvm_read_tsc(kvm, &vcpus[kvm->vcpu_count], kvm->host.mantissa ? &kvm->host : NULL);
+	error = pvclock_kvm_read_tsc(kvm, &vcpus[kvm->vcpu_count], kvm->host.mantissa ? &kvm->host : NULL);
 	if (error == 0)
 		kvm->vcpu_count++;
 	return error;
@@ -116,7 +116,7 @@ int pvclock_kvm_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
 	if (!(host->mantissa >> 63) || !pvclock_line_make(&line, 0, 0, host, NULL))
 		return -EINVAL;
 	kvm->last = kvm->os->ops->read_tsc(kvm->os->ctx);
-	error = kvm_read_tscs(kvm, host); /* again: only now is the host's rate known, against which theirs is judged */
+	error = pvclock_kvm_read_tscs(kvm, host); /* again: only now is the host's rate known, against which theirs is judged */
 	if (error)
 		return error;
 	kvm->host = *host;

@@ -4,7 +4,7 @@
 
 #include <errno.h>
 
-const struct kvm_vcpu *kvm_find_vcpu(const struct pvclock_kvm *kvm, uint32_t index)
+const struct kvm_vcpu *pvclock_kvm_find_vcpu(const struct pvclock_kvm *kvm, uint32_t index)
 {
 	size_t i;
 
@@ -15,7 +15,7 @@ const struct kvm_vcpu *kvm_find_vcpu(const struct pvclock_kvm *kvm, uint32_t ind
 	return NULL;
 }
 
-int kvm_get_clock(const struct pvclock_kvm *kvm, struct kvm_clock *clock)
+int pvclock_kvm_get_clock(const struct pvclock_kvm *kvm, struct kvm_clock *clock)
 {
 	int error;
 
@@ -24,7 +24,7 @@ int kvm_get_clock(const struct pvclock_kvm *kvm, struct kvm_clock *clock)
 	return error < 0 ? error : 0;
 }
 
-int kvm_set_clock(const struct pvclock_kvm *kvm, uint64_t ns)
+int pvclock_kvm_set_clock(const struct pvclock_kvm *kvm, uint64_t ns)
 {
 	struct kvm_clock clock = { .clock = ns };
 	int error = kvm_ioctl(kvm, kvm->vm_fd, KVM_SET_CLOCK, &clock);
@@ -32,7 +32,7 @@ int kvm_set_clock(const struct pvclock_kvm *kvm, uint64_t ns)
 	return error < 0 ? error : 0;
 }
 
-int kvm_get_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *value)
+int pvclock_kvm_get_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *value)
 {
 	struct kvm_one_msr one = { .nmsrs = 1, .entry = { .index = msr } };
 	int count = kvm_ioctl(kvm, vcpu->fd, KVM_GET_MSRS, &one);
@@ -43,7 +43,7 @@ int kvm_get_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint
 	return 0;
 }
 
-int kvm_set_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t value)
+int pvclock_kvm_set_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t value)
 {
 	struct kvm_one_msr one = { .nmsrs = 1, .entry = { .index = msr, .data = value } };
 	int count = kvm_ioctl(kvm, vcpu->fd, KVM_SET_MSRS, &one);

@@ -30,7 +30,7 @@ static int follow_tscs(struct pvclock_kvm *kvm)
 		return 0;
 	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &before);
 	for (i = 0; error == 0 && i < kvm->vcpu_count; i++)
-		error = kvm_follow_tsc(kvm, &kvm->vcpus[i]);
+		error = pvclock_kvm_follow_tsc(kvm, &kvm->vcpus[i]);
 	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &after);
 	if (error == 0 && reset)
 		pvclock_vm_move_reference(kvm->vm, after.offset - before.offset);
@@ -85,7 +85,7 @@ static int settle(const struct pvclock_kvm *kvm, int vcpu_fd)
 
 int pvclock_kvm_settle(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu)
 {
-	const struct kvm_vcpu *found = kvm_find_vcpu(kvm, pvclock_vcpu_index(vcpu));
+	const struct kvm_vcpu *found = pvclock_kvm_find_vcpu(kvm, pvclock_vcpu_index(vcpu));
 
 	if (kvm->mode->mode != PVCLOCK_MODE_STEER)
 		return 0;

@@ -82,7 +82,7 @@ static bool add_range(struct kvm_msr_filter *filter, uint32_t base, uint32_t cou
 	return false;
 }
 
-int kvm_copy_filter(const struct kvm_msr_filter *filter, struct pvclock_msr_filter *copy)
+int pvclock_kvm_copy_filter(const struct kvm_msr_filter *filter, struct pvclock_msr_filter *copy)
 {
 	size_t size = OWN_BITMAP, i;
 	uint8_t *next;
@@ -119,7 +119,7 @@ int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock
 	pvclock_reason_clear(reason);
 	error = theirs ? check(theirs, reason) : 0;
 	if (error == 0)
-		error = kvm_copy_filter(theirs ? theirs : &none, &copy);
+		error = pvclock_kvm_copy_filter(theirs ? theirs : &none, &copy);
 	if (error)
 		return error;
 	for (i = 0; i < OUR_PAIRS; i++) {

@@ -18,7 +18,7 @@ static int line_from_page(struct pvclock_kvm *kvm, struct pvclock_line *line, ui
 	uint64_t msr;
 	int error;
 
-	error = kvm_get_msr(kvm, &kvm->vcpus[0], PVCLOCK_MSR_SYSTEM_TIME, &msr);
+	error = pvclock_kvm_get_msr(kvm, &kvm->vcpus[0], PVCLOCK_MSR_SYSTEM_TIME, &msr);
 	if (error)
 		return error;
 	if (!(msr & PVCLOCK_MSR_ENABLE))
@@ -37,7 +37,7 @@ static int line_from_clock(struct pvclock_kvm *kvm, struct pvclock_line *line)
 	struct pvclock_tsc_transform transform;
 	struct kvm_clock clock;
 	int khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
-	int error = kvm_get_clock(kvm, &clock);
+	int error = pvclock_kvm_get_clock(kvm, &clock);
 
 	if (error)
 		return error;
@@ -59,7 +59,7 @@ static bool believable(const struct pvclock_line *page, const struct pvclock_lin
 	if (!pvclock_slope_from_line(page, &slope) || !pvclock_slope_from_line(kernel, &expected))
 		return false;
 	apart = (int64_t)(pvclock_line_ns(page, kernel->tsc) - kernel->ns);
-	return kvm_same_rate(&slope, &expected) && apart > -MAX_APART_NS && apart < MAX_APART_NS;
+	return pvclock_kvm_same_rate(&slope, &expected) && apart > -MAX_APART_NS && apart < MAX_APART_NS;
 }
 
 static void declare_flags(struct pvclock_kvm *kvm, uint8_t flags)
@@ -75,7 +75,7 @@ static void declare_flags(struct pvclock_kvm *kvm, uint8_t flags)
  * Follows the kernel: the engine's line becomes what the guest reads now. A line that already says the same to 1 ns
  * stays, so that one nanosecond an event does not add up.
  */
-int kernel_clock_learn(struct pvclock_kvm *kvm)
+int pvclock_kernel_clock_learn(struct pvclock_kvm *kvm)
 {
 	struct pvclock_tsc_transform transform;
 	struct pvclock_line line, page, known;
@@ -112,19 +112,19 @@ int kernel_clock_learn(struct pvclock_kvm *kvm)
 }
 
 /* The kernel keeps what the guest registered; the engine's own copy is empty, so it never writes these pages. */
-int kernel_clock_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
+int pvclock_kernel_clock_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
 {
 	int error = 0;
 	uint32_t i;
 
 	for (i = 0; error == 0 && i < record->vcpu_count; i++) {
-		const struct kvm_vcpu *vcpu = kvm_find_vcpu(kvm, record->vcpus[i].index);
+		const struct kvm_vcpu *vcpu = pvclock_kvm_find_vcpu(kvm, record->vcpus[i].index);
 
 		if (!vcpu)
 			return -ENOENT;
-		error = kvm_get_msr(kvm, vcpu, PVCLOCK_MSR_SYSTEM_TIME, &record->vcpus[i].system_time_msr);
+		error = pvclock_kvm_get_msr(kvm, vcpu, PVCLOCK_MSR_SYSTEM_TIME, &record->vcpus[i].system_time_msr);
 		if (error == 0 && i == 0)
-			error = kvm_get_msr(kvm, vcpu, PVCLOCK_MSR_WALL_CLOCK, &record->wall_clock_msr);
+			error = pvclock_kvm_get_msr(kvm, vcpu, PVCLOCK_MSR_WALL_CLOCK, &record->wall_clock_msr);
 	}
 	return error;
 }
@@ -136,27 +136,27 @@ static int restore_msrs(struct pvclock_kvm *kvm, const struct pvclock_record *re
 
 	for (i = 0; error == 0 && i < record->vcpu_count; i++) {
 		const struct pvclock_record_vcpu *saved = &record->vcpus[i];
-		const struct kvm_vcpu *vcpu = kvm_find_vcpu(kvm, saved->index);
+		const struct kvm_vcpu *vcpu = pvclock_kvm_find_vcpu(kvm, saved->index);
 
 		pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_SYSTEM_TIME, 0);
 		pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_WALL_CLOCK, 0);
 		if (saved->system_time_msr)
-			error = kvm_set_msr(kvm, vcpu, saved->old_msrs ? PVCLOCK_MSR_SYSTEM_TIME_OLD : PVCLOCK_MSR_SYSTEM_TIME,
+			error = pvclock_kvm_set_msr(kvm, vcpu, saved->old_msrs ? PVCLOCK_MSR_SYSTEM_TIME_OLD : PVCLOCK_MSR_SYSTEM_TIME,
 					    saved->system_time_msr);
 		if (error == 0 && i == 0 && record->wall_clock_msr)
-			error = kvm_set_msr(kvm, vcpu, PVCLOCK_MSR_WALL_CLOCK, record->wall_clock_msr);
+			error = pvclock_kvm_set_msr(kvm, vcpu, PVCLOCK_MSR_WALL_CLOCK, record->wall_clock_msr);
 	}
 	return error;
 }
 
-int kernel_clock_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
+int pvclock_kernel_clock_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
 {
 	uint64_t now;
 	int error = pvclock_vm_now(kvm->vm, &now);
 
 	/* The kernel fills the wall clock's page from its clock when the MSR is set: the clock first. */
 	if (error == 0)
-		error = kvm_set_clock(kvm, now);
+		error = pvclock_kvm_set_clock(kvm, now);
 	if (error == 0)
 		error = restore_msrs(kvm, record);
 	if (error)
@@ -166,7 +166,7 @@ int kernel_clock_restore(struct pvclock_kvm *kvm, const struct pvclock_record *r
 }
 
 /* KVM_KVMCLOCK_CTRL fails for a vCPU that registered no page, and need not do anything for it. */
-void kernel_clock_mark_stopped(struct pvclock_kvm *kvm)
+void pvclock_kernel_clock_mark_stopped(struct pvclock_kvm *kvm)
 {
 	size_t i;
 

@@ -29,7 +29,7 @@ struct kvm_mode {
 	int (*restore)(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason);
 };
 
-extern const struct kvm_mode kvm_mode_own, kvm_mode_steer, kvm_mode_stock;
+extern const struct kvm_mode pvclock_kvm_mode_own, pvclock_kvm_mode_steer, pvclock_kvm_mode_stock;
 
 struct pvclock_kvm {
 	const struct pvclock_os *os;
@@ -55,30 +55,30 @@ static inline int kvm_ioctl(const struct pvclock_kvm *kvm, int fd, unsigned long
 }
 
 /* calls.c */
-const struct kvm_vcpu *kvm_find_vcpu(const struct pvclock_kvm *kvm, uint32_t index);
-int kvm_get_clock(const struct pvclock_kvm *kvm, struct kvm_clock *clock);
-int kvm_set_clock(const struct pvclock_kvm *kvm, uint64_t ns);
-int kvm_get_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *value);
-int kvm_set_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t value);
+const struct kvm_vcpu *pvclock_kvm_find_vcpu(const struct pvclock_kvm *kvm, uint32_t index);
+int pvclock_kvm_get_clock(const struct pvclock_kvm *kvm, struct kvm_clock *clock);
+int pvclock_kvm_set_clock(const struct pvclock_kvm *kvm, uint64_t ns);
+int pvclock_kvm_get_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *value);
+int pvclock_kvm_set_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t value);
 
 /* filter.c: a copy that owns its bitmaps */
-int kvm_copy_filter(const struct kvm_msr_filter *filter, struct pvclock_msr_filter *copy);
+int pvclock_kvm_copy_filter(const struct kvm_msr_filter *filter, struct pvclock_msr_filter *copy);
 
 /* tsc.c */
-int kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset);
+int pvclock_kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset);
 /* Rate and offset, judged against the host's slope if that is known. */
-int kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, const struct pvclock_slope *host);
+int pvclock_kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, const struct pvclock_slope *host);
 /* The same of every vCPU. */
-int kvm_read_tscs(struct pvclock_kvm *kvm, const struct pvclock_slope *host);
+int pvclock_kvm_read_tscs(struct pvclock_kvm *kvm, const struct pvclock_slope *host);
 /* Alike to 250 ppm, KVM's own tolerance. */
-bool kvm_same_rate(const struct pvclock_slope *a, const struct pvclock_slope *b);
+bool pvclock_kvm_same_rate(const struct pvclock_slope *a, const struct pvclock_slope *b);
 /* The offset alone, again: a guest that wrote its TSC has changed it. */
-int kvm_follow_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu);
+int pvclock_kvm_follow_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu);
 
 /* kernel_clock.c: what steer and stock share: the kernel publishes, and the engine follows it */
-int kernel_clock_learn(struct pvclock_kvm *kvm);
-int kernel_clock_save(struct pvclock_kvm *kvm, struct pvclock_record *record);
-int kernel_clock_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason);
-void kernel_clock_mark_stopped(struct pvclock_kvm *kvm);
+int pvclock_kernel_clock_learn(struct pvclock_kvm *kvm);
+int pvclock_kernel_clock_save(struct pvclock_kvm *kvm, struct pvclock_record *record);
+int pvclock_kernel_clock_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason);
+void pvclock_kernel_clock_mark_stopped(struct pvclock_kvm *kvm);
 
 #endif

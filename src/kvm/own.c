@@ -31,7 +31,7 @@ static int own_attach(struct pvclock_kvm *kvm, const struct pvclock_kvm_config *
 	error = pvclock_kvm_merge_filter(config->msr_filter, &merged, reason);
 	if (error)
 		return error;
-	error = config->msr_filter ? kvm_copy_filter(config->msr_filter, &kvm->theirs) : 0;
+	error = config->msr_filter ? pvclock_kvm_copy_filter(config->msr_filter, &kvm->theirs) : 0;
 	if (error)
 		goto out;
 	kvm->user_space_msr_mask = config->user_space_msr_mask;
@@ -98,7 +98,7 @@ static int own_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correc
 	return pvclock_vm_resume(kvm->vm);
 }
 
-const struct kvm_mode kvm_mode_own = {
+const struct kvm_mode pvclock_kvm_mode_own = {
 	.mode = PVCLOCK_MODE_OWN,
 	.attach = own_attach,
 	.detach = own_detach,

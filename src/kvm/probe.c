@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
 #define PROBE_OFFSET 0x123456789ull
 
@@ -20,13 +19,13 @@ static void probe_offset(const struct pvclock_os *os, int vcpu_fd, struct pvcloc
 	struct kvm_device_attr attribute = {
 		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset };
 
-	if (kvm_read_tsc_offset(os, vcpu_fd, &saved) != 0)
+	if (pvclock_kvm_read_tsc_offset(os, vcpu_fd, &saved) != 0)
 		return;
 	found->tsc_offset_attribute = true;
 	offset = saved + PROBE_OFFSET;
 	if (os->ops->ioctl(os->ctx, vcpu_fd, KVM_SET_DEVICE_ATTR, &attribute) < 0)
 		return;
-	found->tsc_offset_honoured = kvm_read_tsc_offset(os, vcpu_fd, &offset) == 0 && offset == saved + PROBE_OFFSET;
+	found->tsc_offset_honoured = pvclock_kvm_read_tsc_offset(os, vcpu_fd, &offset) == 0 && offset == saved + PROBE_OFFSET;
 }
 
 static void probe_master_clock(const struct pvclock_os *os, int vm_fd, struct pvclock_kvm_capabilities *found)
@@ -80,14 +79,14 @@ int pvclock_kvm_probe(const struct pvclock_os *os, int kvm_fd, struct pvclock_kv
 	found->clock_flags = flags > 0 ? (uint32_t)flags : 0;
 	vcpu_fd = os->ops->ioctl(os->ctx, vm_fd, KVM_CREATE_VCPU, NULL);
 	if (vcpu_fd < 0) {
-		close(vm_fd);
+		os->ops->close(os->ctx, vm_fd);
 		return vcpu_fd;
 	}
 	khz = os->ops->ioctl(os->ctx, vcpu_fd, KVM_GET_TSC_KHZ, NULL);
 	found->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
 	probe_master_clock(os, vm_fd, found); /* before an offset is written: that may turn the master clock off */
 	probe_offset(os, vcpu_fd, found);
-	close(vcpu_fd);
-	close(vm_fd);
+	os->ops->close(os->ctx, vcpu_fd);
+	os->ops->close(os->ctx, vm_fd);
 	return 0;
 }

@@ -32,7 +32,7 @@ static int check_restore(struct pvclock_kvm *kvm, const struct pvclock_record *r
 		return -EINVAL;
 	}
 	for (i = 0; i < record->vcpu_count; i++) {
-		if (kvm_find_vcpu(kvm, record->vcpus[i].index))
+		if (pvclock_kvm_find_vcpu(kvm, record->vcpus[i].index))
 			continue;
 		pvclock_reason_set(reason, PVCLOCK_REASON_VCPU_COUNT,
 				   "The record holds vCPU %u, which was not given to pvclock_kvm_add_vcpu.",
@@ -54,20 +54,20 @@ static int restore_offsets(struct pvclock_kvm *kvm, const struct pvclock_record 
 	int error;
 
 	for (i = 0; i < record->vcpu_count; i++) {
-		pvclock_vcpu_get_tsc(kvm_find_vcpu(kvm, record->vcpus[i].index)->vcpu, &tsc);
+		pvclock_vcpu_get_tsc(pvclock_kvm_find_vcpu(kvm, record->vcpus[i].index)->vcpu, &tsc);
 		hold = hold && tsc.offset == record->vcpus[i].tsc.offset;
 	}
 	for (i = 0; !hold && i < record->vcpu_count; i++) {
 		struct pvclock_reason declared;
 
-		error = pvclock_kvm_set_tsc_offset(kvm, kvm_find_vcpu(kvm, record->vcpus[i].index)->vcpu,
+		error = pvclock_kvm_set_tsc_offset(kvm, pvclock_kvm_find_vcpu(kvm, record->vcpus[i].index)->vcpu,
 						   record->vcpus[i].tsc.offset, &declared);
 		if (error == -EOPNOTSUPP && reason && reason->code == PVCLOCK_REASON_NONE)
 			*reason = declared;
 		if (error && error != -EOPNOTSUPP)
 			return error;
 	}
-	pvclock_vcpu_get_tsc(kvm_find_vcpu(kvm, record->vcpus[0].index)->vcpu, &tsc);
+	pvclock_vcpu_get_tsc(pvclock_kvm_find_vcpu(kvm, record->vcpus[0].index)->vcpu, &tsc);
 	kvm->moved_ticks = (int64_t)(tsc.offset - record->vcpus[0].tsc.offset);
 	return 0;
 }
@@ -79,7 +79,7 @@ int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *re
 	pvclock_reason_clear(reason);
 	error = check_restore(kvm, record, reason);
 	if (error == 0)
-		error = kvm_read_tscs(kvm, &record->host);
+		error = pvclock_kvm_read_tscs(kvm, &record->host);
 	if (error == 0)
 		error = pvclock_record_apply(record, kvm->vm, NULL, reason);
 	if (error) {

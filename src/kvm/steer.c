@@ -86,7 +86,7 @@ static int read_back(struct aim *aim, uint64_t set, uint64_t *first, uint64_t *l
 	for (i = 0; i < READBACKS; i++) {
 		uint64_t reached, passed, from;
 		struct kvm_clock clock;
-		int error = kvm_get_clock(aim->kvm, &clock);
+		int error = pvclock_kvm_get_clock(aim->kvm, &clock);
 
 		if (error)
 			return error;
@@ -117,7 +117,7 @@ static int take_aim(struct aim *aim, struct pvclock_correction *correction)
 		int error;
 
 		correction->tries++;
-		error = kvm_set_clock(aim->kvm, set);
+		error = pvclock_kvm_set_clock(aim->kvm, set);
 		if (error == 0)
 			error = read_back(aim, set, &first, &last, &least, &most);
 		if (error == -EAGAIN)
@@ -203,7 +203,7 @@ static int declare_slope(const struct aim *aim, struct pvclock_reason *reason)
 
 static int steer_pause(struct pvclock_kvm *kvm)
 {
-	int error = kernel_clock_learn(kvm);
+	int error = pvclock_kernel_clock_learn(kvm);
 
 	/* No page and no master clock yet: no guest has read a line that would have to be kept. */
 	return error == -ENODATA ? 0 : error;
@@ -221,7 +221,7 @@ static int steer_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corr
 	else
 		explain(error, &aim, correction, reason);
 	resumed = pvclock_vm_resume(kvm->vm);
-	kernel_clock_mark_stopped(kvm);
+	pvclock_kernel_clock_mark_stopped(kvm);
 	if (error == -ENODATA)
 		return resumed == -ENODATA ? 0 : resumed;
 	return error ? error : resumed;
@@ -229,13 +229,13 @@ static int steer_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corr
 
 static int steer_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
 {
-	return kernel_clock_save(kvm, record);
+	return pvclock_kernel_clock_save(kvm, record);
 }
 
-const struct kvm_mode kvm_mode_steer = {
+const struct kvm_mode pvclock_kvm_mode_steer = {
 	.mode = PVCLOCK_MODE_STEER,
 	.pause = steer_pause,
 	.resume = steer_resume,
 	.save = steer_save,
-	.restore = kernel_clock_restore,
+	.restore = pvclock_kernel_clock_restore,
 };

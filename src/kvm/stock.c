@@ -10,23 +10,23 @@
 
 static int stock_pause(struct pvclock_kvm *kvm)
 {
-	int error = kvm_get_clock(kvm, &kvm->paused);
+	int error = pvclock_kvm_get_clock(kvm, &kvm->paused);
 
 	/* The line is only learnt so that a record can hold it; nothing here depends on it. */
 	if (error == 0)
-		kernel_clock_learn(kvm);
+		pvclock_kernel_clock_learn(kvm);
 	return error;
 }
 
 static int stock_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason)
 {
-	int error = kvm_set_clock(kvm, kvm->paused.clock);
+	int error = pvclock_kvm_set_clock(kvm, kvm->paused.clock);
 
 	correction->tries = 1;
 	if (error)
 		pvclock_reason_set(reason, PVCLOCK_REASON_OS, "KVM refused to set its clock (error %d).", -error);
 	pvclock_vm_resume(kvm->vm);
-	kernel_clock_mark_stopped(kvm);
+	pvclock_kernel_clock_mark_stopped(kvm);
 	return error;
 }
 
@@ -37,16 +37,16 @@ static int stock_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
 		record->system_time = pvclock_line_ns(&record->line,
 						      pvclock_tsc_to_guest(&record->reference, record->at).ticks);
 	}
-	return kernel_clock_save(kvm, record);
+	return pvclock_kernel_clock_save(kvm, record);
 }
 
 static int stock_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
 {
 	kvm->paused = (struct kvm_clock){ .clock = record->system_time };
-	return kernel_clock_restore(kvm, record, reason);
+	return pvclock_kernel_clock_restore(kvm, record, reason);
 }
 
-const struct kvm_mode kvm_mode_stock = {
+const struct kvm_mode pvclock_kvm_mode_stock = {
 	.mode = PVCLOCK_MODE_STOCK,
 	.pause = stock_pause,
 	.resume = stock_resume,

@@ -11,7 +11,7 @@
 /* Beyond KVM's own tolerance (module parameter tsc_tolerance_ppm, 250) a requested rate is scaled, or imitated by catch-up. */
 #define RATE_TOLERANCE_PPM 250u
 
-int kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset)
+int pvclock_kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset)
 {
 	uint64_t value = 0;
 	struct kvm_device_attr attribute = {
@@ -32,7 +32,7 @@ static int estimate_tsc_offset(const struct pvclock_kvm *kvm, const struct kvm_v
 {
 	const struct pvclock_os *os = kvm->os;
 	uint64_t before = os->ops->read_tsc(os->ctx).ticks, after, guest;
-	int error = kvm_get_msr(kvm, vcpu, MSR_IA32_TSC, &guest);
+	int error = pvclock_kvm_get_msr(kvm, vcpu, MSR_IA32_TSC, &guest);
 
 	if (error)
 		return error;
@@ -69,7 +69,7 @@ static uint64_t slope_khz(const struct pvclock_slope *slope)
 	return (uint64_t)((quotient + ((uint64_t)1 << (shift - 1))) >> shift);
 }
 
-bool kvm_same_rate(const struct pvclock_slope *a, const struct pvclock_slope *b)
+bool pvclock_kvm_same_rate(const struct pvclock_slope *a, const struct pvclock_slope *b)
 {
 	const int64_t tolerance = INT64_MAX / 1000000 * 2 * RATE_TOLERANCE_PPM; /* in units of 2^-64 */
 	int64_t difference = pvclock_slope_difference(a, b);
@@ -81,13 +81,13 @@ static int read_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcp
 {
 	struct pvclock_tsc_transform known;
 
-	if (kvm_read_tsc_offset(kvm->os, vcpu->fd, offset) == 0)
+	if (pvclock_kvm_read_tsc_offset(kvm->os, vcpu->fd, offset) == 0)
 		return 0;
 	pvclock_vcpu_get_tsc(vcpu->vcpu, &known);
 	return estimate_tsc_offset(kvm, vcpu, known.offset, offset);
 }
 
-int kvm_follow_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu)
+int pvclock_kvm_follow_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu)
 {
 	struct pvclock_tsc_transform transform;
 	uint64_t known;
@@ -101,7 +101,7 @@ int kvm_follow_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu)
 	return pvclock_vcpu_set_tsc(vcpu->vcpu, &transform, vcpu->catchup);
 }
 
-int kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, const struct pvclock_slope *host)
+int pvclock_kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, const struct pvclock_slope *host)
 {
 	struct pvclock_tsc_transform transform = { 0 };
 	struct pvclock_slope guest;
@@ -111,7 +111,7 @@ int kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, const str
 
 	if (error)
 		return error;
-	if (host && khz > 0 && pvclock_slope_from_khz((uint64_t)khz, &guest) && !kvm_same_rate(&guest, host)) {
+	if (host && khz > 0 && pvclock_slope_from_khz((uint64_t)khz, &guest) && !pvclock_kvm_same_rate(&guest, host)) {
 		uint64_t host_khz = slope_khz(host);
 
 		if (host_khz == 0)
@@ -124,13 +124,13 @@ int kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, const str
 	return pvclock_vcpu_set_tsc(vcpu->vcpu, &transform, catchup);
 }
 
-int kvm_read_tscs(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
+int pvclock_kvm_read_tscs(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
 {
 	int error = 0;
 	size_t i;
 
 	for (i = 0; error == 0 && i < kvm->vcpu_count; i++)
-		error = kvm_read_tsc(kvm, &kvm->vcpus[i], host);
+		error = pvclock_kvm_read_tsc(kvm, &kvm->vcpus[i], host);
 	return error;
 }
 
@@ -139,7 +139,7 @@ int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcp
 {
 	struct kvm_device_attr attribute = {
 		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset };
-	const struct kvm_vcpu *found = kvm_find_vcpu(kvm, pvclock_vcpu_index(vcpu));
+	const struct kvm_vcpu *found = pvclock_kvm_find_vcpu(kvm, pvclock_vcpu_index(vcpu));
 	struct pvclock_tsc_transform transform;
 	int written = 0, error;
 
