@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * engine.c - a hostile guest and a careless VMM: any sequence of registrations, memory changes, TSC changes and events. ASan watches the
- * guest's memory; a page that can be read must be the vCPU's line.
+ * engine.c - a hostile guest and a careless VMM: any sequence of registrations, memory changes, TSC changes and
+ * events. ASan watches the guest's memory; a page that can be read must be the vCPU's line.
  */
 #include <pvclock/vm.h>
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * record.c - any bytes as a record: refused with a sentence, or taken and then written back byte for byte. A mutated record seldom has a good
- * checksum, so the first input byte decides whether the fuzzer is given one, and the ranges behind it are reached.
+ * record.c - any bytes as a record: refused with a sentence, or taken and then written back byte for byte. A mutated
+ * record seldom has a good checksum, so the first input byte decides whether the fuzzer is given one, and the ranges
+ * behind it are reached.
  */
 #include <pvclock/record.h>
 

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kvm.h - the engine on Linux KVM. *Own mode*: userspace publishes the pages, and the kernel's clock MSRs are filtered away
- * from it. *Steer mode*: the kernel publishes, userspace aims it. *Stock*: neither; what KVM does by itself, kept as a mode so that the
- * difference can be measured.
+ * kvm.h - the engine on Linux KVM. *Own mode*: userspace publishes the pages, and the kernel's clock MSRs are
+ * filtered away from it. *Steer mode*: the kernel publishes, userspace aims it. *Stock*: neither; what KVM does by
+ * itself, kept as a mode so that the difference can be measured.
  *
- * pvclock_kvm_handle_exit may be called from all vCPU threads at once, and pvclock_kvm_settle for each vCPU from its own. The other functions of one struct pvclock_kvm are called by one
- * thread at a time, and, but for attaching, with every vCPU out of guest mode.
+ * pvclock_kvm_handle_exit may be called from all vCPU threads at once, and pvclock_kvm_settle for each vCPU from its
+ * own. The other functions of one struct pvclock_kvm are called by one thread at a time, and, but for attaching, with
+ * every vCPU out of guest mode.
  *
- * A guest that writes its own TSC (IA32_TSC, IA32_TSC_ADJUST) moves its counter, and in own mode its clock with it until the next pause; there the
- * clock is put right again. Where the counters of two vCPUs then differ, TSC_STABLE goes with it.
+ * A guest that writes its own TSC (IA32_TSC, IA32_TSC_ADJUST) moves its counter, and in own mode its clock with it
+ * until the next pause; there the clock is put right again. Where the counters of two vCPUs then differ, TSC_STABLE
+ * goes with it.
  */
 #ifndef PVCLOCK_KVM_H
 #define PVCLOCK_KVM_H
@@ -66,7 +68,11 @@ struct pvclock_kvm_config {
 	uint64_t user_space_msr_mask; /* KVM_CAP_X86_USER_SPACE_MSR args[0] */
 };
 
-/* Before the first vCPU runs; the VMM's filter is copied. Detach before the vCPUs and the VM are destroyed. 0: *reason (may be NULL) says why the mode is not the best one, if it is not; -ENOTSUP: the mode asked for is not to be had. */
+/*
+ * Before the first vCPU runs; the VMM's filter is copied. Detach before the vCPUs and the VM are destroyed. 0:
+ * *reason (may be NULL) says why the mode is not the best one, if it is not; -ENOTSUP: the mode asked for is not to
+ * be had.
+ */
 int pvclock_kvm_attach(const struct pvclock_kvm_config *config, struct pvclock_kvm **kvm, struct pvclock_reason *reason);
 void pvclock_kvm_detach(struct pvclock_kvm *kvm);
 enum pvclock_mode pvclock_kvm_mode(const struct pvclock_kvm *kvm);
@@ -85,16 +91,17 @@ int pvclock_kvm_add_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, int
 void pvclock_kvm_remove_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu);
 
 /*
- * All vCPUs added, guest memory mapped, none has run. Own mode: gives the VM its clock, 0 ns now, with the host's slope. Steer and stock mode: the
- * kernel gives the clock, and the engine learns its line at the first pause. -EINVAL: no slope of a clock. Not for a VM that is to be restored.
+ * All vCPUs added, guest memory mapped, none has run. Own mode: gives the VM its clock, 0 ns now, with the host's
+ * slope. Steer and stock mode: the kernel gives the clock, and the engine learns its line at the first pause.
+ * -EINVAL: no slope of a clock. Not for a VM that is to be restored.
  */
 int pvclock_kvm_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host);
 
 /* --- running --------------------------------------------------------------------------------- */
 
 /*
- * Hands an exit to the engine. 1: handled, run the vCPU again (run->msr.error and data are set); 0: not ours, *run is untouched; -errno.
- * Costs one comparison for exits that are not MSR exits.
+ * Hands an exit to the engine. 1: handled, run the vCPU again (run->msr.error and data are set); 0: not ours, *run is
+ * untouched; -errno. Costs one comparison for exits that are not MSR exits.
  */
 int pvclock_kvm_handle_exit(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, struct kvm_run *run);
 
@@ -112,27 +119,29 @@ struct pvclock_correction {
 };
 
 /*
- * Lets KVM do now what it postpones to a vCPU's first entry. After vCPUs were created or their TSC offsets were set, that is a new snapshot of its
- * master clock, which would move a clock that was aimed before it by up to 1 ns. Steer mode needs it once for every vCPU, after
- * pvclock_kvm_restore and before pvclock_kvm_resume; in the other modes it does nothing. Call it from the thread that will
- * run the vCPU (another one costs the kernel a grace period), with immediate_exit 0; KVM_SET_SIGNAL_MASK is unset afterwards. No guest instruction runs.
+ * Lets KVM do now what it postpones to a vCPU's first entry. After vCPUs were created or their TSC offsets were set,
+ * that is a new snapshot of its master clock, which would move a clock that was aimed before it by up to 1 ns. Steer
+ * mode needs it once for every vCPU, after pvclock_kvm_restore and before pvclock_kvm_resume; in the other modes it
+ * does nothing. Call it from the thread that will run the vCPU (another one costs the kernel a grace period), with
+ * immediate_exit 0; KVM_SET_SIGNAL_MASK is unset afterwards. No guest instruction runs.
  */
 int pvclock_kvm_settle(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu);
 
 /*
- * Around a blackout. pause: all vCPUs out of guest mode. resume: before the first one runs. Own mode
- * republishes; steer mode aims the kernel's clock at the line the guest saw before; stock mode does as QEMU does: KVM_GET_CLOCK at
- * the pause, KVM_SET_CLOCK with flags 0 at the resume, KVM_KVMCLOCK_CTRL.
- * *correction and *reason may be NULL. -ERANGE: steering ended outside 1 ns, or KVM's slope is not the line's; -ENOTSUP: KVM's
- * clock cannot be aimed. In both the guest can run, and the reason says how far off. 0 where there is no line yet.
+ * Around a blackout. pause: all vCPUs out of guest mode. resume: before the first one runs. Own mode republishes;
+ * steer mode aims the kernel's clock at the line the guest saw before; stock mode does as QEMU does: KVM_GET_CLOCK at
+ * the pause, KVM_SET_CLOCK with flags 0 at the resume, KVM_KVMCLOCK_CTRL. *correction and *reason may be NULL.
+ * -ERANGE: steering ended outside 1 ns, or KVM's slope is not the line's; -ENOTSUP: KVM's clock cannot be aimed. In
+ * both the guest can run, and the reason says how far off. 0 where there is no line yet.
  */
 int pvclock_kvm_pause(struct pvclock_kvm *kvm);
 int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason);
 
 /*
- * Save and restore, in every mode, with the record's own errors. Both between pause and resume; restore needs a VM that was not started.
- * A restore is on the host, and the boot, of the save: -EINVAL with OTHER_HOST if the host's TSC has not reached the record's, with TSC_RATES_DIFFER
- * if a vCPU has another TSC ratio; the VM is then as it was. 0 with a reason: a TSC offset was not honoured, and the line followed.
+ * Save and restore, in every mode, with the record's own errors. Both between pause and resume; restore needs a VM
+ * that was not started. A restore is on the host, and the boot, of the save: -EINVAL with OTHER_HOST if the host's
+ * TSC has not reached the record's, with TSC_RATES_DIFFER if a vCPU has another TSC ratio; the VM is then as it was.
+ * 0 with a reason: a TSC offset was not honoured, and the line followed.
  */
 int pvclock_kvm_save(struct pvclock_kvm *kvm, struct pvclock_record *record);
 int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason);

@@ -33,8 +33,8 @@ struct pvclock_os_ops {
 	/* CPUID of this machine: eax, ebx, ecx, edx. */
 	void (*cpuid)(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t regs[4]);
 	/*
-	 * KVM_RUN on a vCPU with a signal pending, so that the kernel does what it postponed to the vCPU's next entry and
-	 * returns before guest mode. 0 or -errno.
+	 * KVM_RUN on a vCPU with a signal pending, so that the kernel does what it postponed to the vCPU's next entry
+	 * and returns before guest mode. 0 or -errno.
 	 */
 	int (*run_interrupted)(void *ctx, int vcpu_fd);
 	/* 0 or -errno (-EINTR). */

@@ -24,7 +24,10 @@ struct pvclock_record_vcpu {
 };
 
 struct pvclock_record {
-	/* The clock: one line over the guest TSC that `reference` describes; a vCPU with another offset reads it shifted. */
+	/*
+	 * The clock: one line over the guest TSC that `reference` describes; a vCPU with another offset reads it
+	 * shifted.
+	 */
 	struct pvclock_line line;
 	struct pvclock_tsc_transform reference;
 	bool stable;
@@ -50,10 +53,11 @@ ssize_t pvclock_record_encode(const struct pvclock_record *record, void *bytes, 
 int pvclock_record_decode(const void *bytes, size_t size, struct pvclock_record *record, struct pvclock_reason *reason);
 
 /*
- * Gives a paused VM, with the same vCPUs, the record's clock: MSRs, lines, flags, bit for bit. 0; -EBUSY: not paused; -EINVAL with a reason: the VM is untouched.
- * The vCPUs' TSCs must already run as the record says, or as close as the hypervisor allows: where a vCPU's transform (pvclock_vcpu_set_tsc) differs
- * from the record's by an offset, its line moves by that offset, so that the clock is continuous in host TSC.
- * *moved (may be NULL) says by how many ticks the first vCPU's line was moved: 0 is an exact restore.
+ * Gives a paused VM, with the same vCPUs, the record's clock: MSRs, lines, flags, bit for bit. 0; -EBUSY: not paused;
+ * -EINVAL with a reason: the VM is untouched. The vCPUs' TSCs must already run as the record says, or as close as the
+ * hypervisor allows: where a vCPU's transform (pvclock_vcpu_set_tsc) differs from the record's by an offset, its line
+ * moves by that offset, so that the clock is continuous in host TSC. *moved (may be NULL) says by how many ticks the
+ * first vCPU's line was moved: 0 is an exact restore.
  */
 int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm *vm, int64_t *moved,
 			 struct pvclock_reason *reason);

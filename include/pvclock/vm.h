@@ -4,7 +4,8 @@
  * and what the guest registered; it publishes the pages and says which ones it wrote.
  *
  * Every function may be called from any thread; a VM has one lock. Two VMs do not know of each other. The caller
- * destroys vCPUs before their VM, and uses neither afterwards. Guest memory added to the map must stay mapped until it is removed.
+ * destroys vCPUs before their VM, and uses neither afterwards. Guest memory added to the map must stay mapped until
+ * it is removed.
  */
 #ifndef PVCLOCK_VM_H
 #define PVCLOCK_VM_H
@@ -31,21 +32,23 @@ void pvclock_vm_destroy(struct pvclock_vm *vm);
 #define PVCLOCK_MEMORY_READONLY (1u << 0) /* ROM: never written */
 
 /*
- * -EINVAL: size 0, host NULL, gpa or host not 4-byte aligned, or gpa + size wraps; -EEXIST: overlaps another region; -ENOMEM. What the guest registered before is looked up again
- * whenever the map changes, so regions may come and go under a running clock.
+ * -EINVAL: size 0, host NULL, gpa or host not 4-byte aligned, or gpa + size wraps; -EEXIST: overlaps another region;
+ * -ENOMEM. What the guest registered before is looked up again whenever the map changes, so regions may come and go
+ * under a running clock.
  */
 int pvclock_vm_add_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size, void *host, unsigned int flags);
 int pvclock_vm_remove_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size); /* 0, -ENOENT */
 
 /*
- * Where the engine wrote since the last call: addresses of 4096-byte guest pages. A host write is not in KVM's dirty log,
- * so a VMM that tracks dirty pages adds these. Stores up to `count`, returns how many were stored; call until it returns 0.
+ * Where the engine wrote since the last call: addresses of 4096-byte guest pages. A host write is not in KVM's dirty
+ * log, so a VMM that tracks dirty pages adds these. Stores up to `count`, returns how many were stored; call until it
+ * returns 0.
  */
 size_t pvclock_vm_take_dirty(struct pvclock_vm *vm, struct pvclock_gpa *pages, size_t count);
 
 /*
- * Reads a pvclock page in guest memory, whoever writes it. 0; -EFAULT: not in guest memory or not aligned; -EAGAIN: its version
- * keeps changing; -EINVAL: not a line (never written).
+ * Reads a pvclock page in guest memory, whoever writes it. 0; -EFAULT: not in guest memory or not aligned; -EAGAIN:
+ * its version keeps changing; -EINVAL: not a line (never written).
  */
 int pvclock_vm_read_page(struct pvclock_vm *vm, struct pvclock_gpa gpa, struct pvclock_snapshot *out);
 
@@ -67,14 +70,14 @@ void pvclock_vcpu_get_tsc(const struct pvclock_vcpu *vcpu, struct pvclock_tsc_tr
 /* --- the line --------------------------------------------------------------------------- */
 
 /*
- * Gives the VM a new line: the clock reads `ns` at host TSC `at`, and runs with the host's slope `host`. Every vCPU's line is that,
- * composed with its own TSC. -EINVAL: slope out of range. For a new VM: at = now, ns = 0.
+ * Gives the VM a new line: the clock reads `ns` at host TSC `at`, and runs with the host's slope `host`. Every vCPU's
+ * line is that, composed with its own TSC. -EINVAL: slope out of range. For a new VM: at = now, ns = 0.
  */
 int pvclock_vm_start(struct pvclock_vm *vm, struct pvclock_host_tsc at, uint64_t ns, const struct pvclock_slope *host);
 
 /*
- * The line as vCPU `vcpu` reads it: exactly what its page holds or would hold. Defined for a vCPU that registered no page
- * too. -ENODATA: the VM has no line.
+ * The line as vCPU `vcpu` reads it: exactly what its page holds or would hold. Defined for a vCPU that registered no
+ * page too. -ENODATA: the VM has no line.
  */
 int pvclock_vcpu_get_line(const struct pvclock_vcpu *vcpu, struct pvclock_line *line);
 /* Imposes the line that `vcpu` has to read; the other vCPUs follow by their TSC offsets. -EINVAL: invalid. */
@@ -87,44 +90,52 @@ int pvclock_vm_now(struct pvclock_vm *vm, uint64_t *ns);
 bool pvclock_vm_stable(const struct pvclock_vm *vm, struct pvclock_reason *reason);
 
 /*
- * The host's TSC was reset (a suspend), and the hypervisor moved its guests' offsets by `offset` so that their TSCs go on: the guest's
- * line stays as it is, over the new offsets. Give the vCPUs theirs before (pvclock_vcpu_set_tsc).
+ * The host's TSC was reset (a suspend), and the hypervisor moved its guests' offsets by `offset` so that their TSCs
+ * go on: the guest's line stays as it is, over the new offsets. Give the vCPUs theirs before (pvclock_vcpu_set_tsc).
  */
 void pvclock_vm_move_reference(struct pvclock_vm *vm, uint64_t offset);
 
 /*
  * What the engine cannot see by itself and what makes the stable bit untrue: a source that lost the host's line
- * (pvclock_source_sample), say. It stays until it is taken back with NULL. Pages are published at once unless the VM is paused.
+ * (pvclock_source_sample), say. It stays until it is taken back with NULL. Pages are published at once unless the VM
+ * is paused.
  */
 void pvclock_vm_declare_unstable(struct pvclock_vm *vm, const struct pvclock_reason *reason);
 
 /* --- what the guest does ------------------------------------------------------------------ */
 
 /*
- * A guest's WRMSR / RDMSR of a clock MSR, old or new numbers. 0; -ENOENT: not one of ours; -EINVAL: inject #GP, nothing has changed.
- * #GP is given for an address that is not 4-byte aligned, or whose 32 (wall clock: 12) bytes are not inside one
- * writable region of guest memory.
+ * A guest's WRMSR / RDMSR of a clock MSR, old or new numbers. 0; -ENOENT: not one of ours; -EINVAL: inject #GP,
+ * nothing has changed. #GP is given for an address that is not 4-byte aligned, or whose 32 (wall clock: 12) bytes are
+ * not inside one writable region of guest memory.
  */
 int pvclock_vcpu_write_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
 int pvclock_vcpu_read_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t *value);
 
-/* The same from the host's side (save and restore): no page is written, and addresses are checked only when the page is published. */
+/*
+ * The same from the host's side (save and restore): no page is written, and addresses are checked only when the page
+ * is published.
+ */
 int pvclock_vcpu_restore_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
 
 /* --- events ------------------------------------------------------------------------------- */
 
 /*
- * All vCPUs are out of guest mode (the caller saw to it, and completed pending MSR exits with an immediate_exit run). -EALREADY if paused.
+ * All vCPUs are out of guest mode (the caller saw to it, and completed pending MSR exits with an immediate_exit run).
+ * -EALREADY if paused.
  */
 int pvclock_vm_pause(struct pvclock_vm *vm);
 
 /*
- * Publishes the pages of all vCPUs and marks each GUEST_STOPPED. Call it before the first vCPU runs again. -EALREADY if not
- * paused. The line does not change: time that passed by the guest's TSC has passed.
+ * Publishes the pages of all vCPUs and marks each GUEST_STOPPED. Call it before the first vCPU runs again. -EALREADY
+ * if not paused. The line does not change: time that passed by the guest's TSC has passed.
  */
 int pvclock_vm_resume(struct pvclock_vm *vm);
 
-/* Publishes every registered page now (all vCPUs out of guest mode). Linear in the number of vCPUs. Returns pages written. */
+/*
+ * Publishes every registered page now (all vCPUs out of guest mode). Linear in the number of vCPUs. Returns pages
+ * written.
+ */
 size_t pvclock_vm_publish(struct pvclock_vm *vm);
 
 #ifdef __cplusplus

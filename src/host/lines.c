@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* lines.c - one line per VM, and what each vCPU reads of it: coordinates, derived; and whether one line serves them all (P4). */
+/*
+ * lines.c - one line per VM, and what each vCPU reads of it: coordinates, derived; and whether one line serves them
+ * all (P4).
+ */
 #include "vm.h"
 #include "reason.h"
 

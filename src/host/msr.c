@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * msr.c - what a guest registers through the clock MSRs (Linux Documentation/virt/kvm/x86/msr.rst). Every 64-bit value
- * ends in #GP with nothing changed, or in one of the results named in vm.h: the guest is not trusted with a byte outside its memory.
+ * msr.c - what a guest registers through the clock MSRs (Linux Documentation/virt/kvm/x86/msr.rst). Every 64-bit
+ * value ends in #GP with nothing changed, or in one of the results named in vm.h: the guest is not trusted with a
+ * byte outside its memory.
  */
 #include "vm.h"
 

@@ -84,8 +84,8 @@ static void cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t regs[4])
 }
 
 /*
- * SIGURG is blocked in this thread and open during KVM_RUN alone (KVM_SET_SIGNAL_MASK), where it is pending from the start. It
- * is taken back afterwards: nobody's handler sees it.
+ * SIGURG is blocked in this thread and open during KVM_RUN alone (KVM_SET_SIGNAL_MASK), where it is pending from the
+ * start. It is taken back afterwards: nobody's handler sees it.
  */
 static int run_interrupted(void *ctx, int vcpu_fd)
 {

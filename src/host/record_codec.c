@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * record_codec.c - a record's bytes. One walk over the fields serves both directions, so that what is written is what is read;
- * one check of the ranges serves both too, so that nothing is written that would be refused.
+ * record_codec.c - a record's bytes. One walk over the fields serves both directions, so that what is written is what
+ * is read; one check of the ranges serves both too, so that nothing is written that would be refused.
  *
  *   0  8  magic "PVCLKREC"         all little-endian
  *   8  4  version (1)

@@ -14,8 +14,9 @@ static uint64_t now_ns(const struct pvclock_kvm *kvm)
 }
 
 /*
- * The TSCs as they are now. An offset that changed is the guest's doing, and moves its counter. But where the host's TSC was reset (some
- * hosts' suspend), KVM has changed the offsets so that the guests' TSCs go on: then the coordinates follow, and the line stays.
+ * The TSCs as they are now. An offset that changed is the guest's doing, and moves its counter. But where the host's
+ * TSC was reset (some hosts' suspend), KVM has changed the offsets so that the guests' TSCs go on: then the
+ * coordinates follow, and the line stays.
  */
 static int follow_tscs(struct pvclock_kvm *kvm)
 {

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * filter.c - one MSR filter for two owners. KVM has one filter per VM and KVM_X86_SET_MSR_FILTER replaces it (api.rst 4.97), so
- * ours and the VMM's are merged: their answer for every MSR but ours, for which both accesses are denied to the kernel.
+ * filter.c - one MSR filter for two owners. KVM has one filter per VM and KVM_X86_SET_MSR_FILTER replaces it (api.rst
+ * 4.97), so ours and the VMM's are merged: their answer for every MSR but ours, for which both accesses are denied to
+ * the kernel.
  *
- * Ranges are not made to overlap (kernels differ on whether they may): where one of theirs covers our MSR, its bit is cleared in a
- * copy; what is covered by none of theirs gets a range of its own, unless their default denies it already.
+ * Ranges are not made to overlap (kernels differ on whether they may): where one of theirs covers our MSR, its bit is
+ * cleared in a copy; what is covered by none of theirs gets a range of its own, unless their default denies it
+ * already.
  */
 #include "kvm.h"
 #include "../host/reason.h"

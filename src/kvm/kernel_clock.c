@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kernel_clock.c - where the kernel publishes the pages (steer and stock mode): learning its line from what the guest itself sees,
- * and carrying the guest's registrations through the kernel's MSRs.
+ * kernel_clock.c - where the kernel publishes the pages (steer and stock mode): learning its line from what the guest
+ * itself sees, and carrying the guest's registrations through the kernel's MSRs.
  */
 #include "kvm.h"
 #include "../host/reason.h"
@@ -50,7 +50,10 @@ static int line_from_clock(struct pvclock_kvm *kvm, struct pvclock_line *line)
 	return 0;
 }
 
-/* The page lies in the guest's hands. It is believed while it says what the kernel says: the rate to 250 ppm, the time to 1 us. */
+/*
+ * The page lies in the guest's hands. It is believed while it says what the kernel says: the rate to 250 ppm, the
+ * time to 1 us.
+ */
 static bool believable(const struct pvclock_line *page, const struct pvclock_line *kernel)
 {
 	struct pvclock_slope slope, expected;

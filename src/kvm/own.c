@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * own.c - own mode: the guest's registration never reaches the kernel. KVM_CAP_X86_USER_SPACE_MSR and the MSR filter turn it into an exit;
- * the engine writes the pages. The kernel's own kvmclock stays unregistered, so it has no page to touch.
+ * own.c - own mode: the guest's registration never reaches the kernel. KVM_CAP_X86_USER_SPACE_MSR and the MSR filter
+ * turn it into an exit; the engine writes the pages. The kernel's own kvmclock stays unregistered, so it has no page
+ * to touch.
  */
 #include "kvm.h"
 #include "../host/reason.h"

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* restore.c - the clock of a VM on KVM, saved and put back: refused as a whole before anything changed, or carried out. */
+/*
+ * restore.c - the clock of a VM on KVM, saved and put back: refused as a whole before anything changed, or carried
+ * out.
+ */
 #include "kvm.h"
 #include "../host/reason.h"
 
@@ -43,8 +46,9 @@ static int check_restore(struct pvclock_kvm *kvm, const struct pvclock_record *r
 }
 
 /*
- * A write, even of the offset that holds, makes KVM judge its master clock anew, and vCPUs match only if all were written alike: all or none.
- * An offset that KVM does not honour is declared in the reason; the vCPU's line has followed.
+ * A write, even of the offset that holds, makes KVM judge its master clock anew, and vCPUs match only if all were
+ * written alike: all or none. An offset that KVM does not honour is declared in the reason; the vCPU's line has
+ * followed.
  */
 static int restore_offsets(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
 {

@@ -3,11 +3,12 @@
  * steer.c - steer mode: the kernel publishes, and a feedback loop aims it.
  *
  * KVM_SET_CLOCK(c) makes the clock read c at a host tick m that only the kernel knows. Each KVM_GET_CLOCK then tells
- * (clock, host TSC), and that bounds m; a few of them leave one or two ticks. So the kernel's new line is known, and what it will read
- * against ours at *every* later tick follows (compare()): comparing readings would not do, since two floors wobble against each other.
+ * (clock, host TSC), and that bounds m; a few of them leave one or two ticks. So the kernel's new line is known, and
+ * what it will read against ours at *every* later tick follows (compare()): comparing readings would not do, since
+ * two floors wobble against each other.
  *
- * It also tells how long the kernel takes from our TSC read to m. That latency repeats itself to a few ticks with outliers, so the next
- * try predicts m from it and sets what our line reads there.
+ * It also tells how long the kernel takes from our TSC read to m. That latency repeats itself to a few ticks with
+ * outliers, so the next try predicts m from it and sets what our line reads there.
  */
 #include "kvm.h"
 #include "../host/reason.h"
@@ -35,9 +36,10 @@ static uint64_t guest_tsc(const struct aim *aim, uint64_t host)
 }
 
 /*
- * The least and the most by which a line of the same slope, reading `set` at some tick of [first, last], differs
- * from ours at any later tick. With both anchors w ticks apart, a later reading differs by set - ns - (floor(x + w s) - floor(x)), and the bracket is
- * floor(w s) or one more; a shift by -k besides drops k bits of each, which counts as up to 2^k - 1 ticks.
+ * The least and the most by which a line of the same slope, reading `set` at some tick of [first, last], differs from
+ * ours at any later tick. With both anchors w ticks apart, a later reading differs by set - ns - (floor(x + w s) -
+ * floor(x)), and the bracket is floor(w s) or one more; a shift by -k besides drops k bits of each, which counts as
+ * up to 2^k - 1 ticks.
  */
 static void compare(const struct aim *aim, uint64_t set, uint64_t first, uint64_t last, int64_t *least, int64_t *most)
 {
@@ -60,7 +62,10 @@ static void learn_latency(struct aim *aim, uint64_t latency, bool first)
 	aim->latency[0] = latency;
 }
 
-/* The value to set, and the tick at which it was decided: one from which the prediction is a ns that lasts as long as the shift may drop. */
+/*
+ * The value to set, and the tick at which it was decided: one from which the prediction is a ns that lasts as long as
+ * the shift may drop.
+ */
 static uint64_t choose(struct aim *aim, uint64_t *now)
 {
 	uint64_t latency = predicted_latency(aim), tick, ns;
@@ -76,7 +81,10 @@ static uint64_t choose(struct aim *aim, uint64_t *now)
 	return ns + 1;
 }
 
-/* Reads back until the difference is within [0, 1] for all ticks at which the kernel may have taken `set`, or for none. */
+/*
+ * Reads back until the difference is within [0, 1] for all ticks at which the kernel may have taken `set`, or for
+ * none.
+ */
 static int read_back(struct aim *aim, uint64_t set, uint64_t *first, uint64_t *last, int64_t *least, int64_t *most)
 {
 	int i;
@@ -125,7 +133,10 @@ static int take_aim(struct aim *aim, struct pvclock_correction *correction)
 		if (error)
 			return error;
 		correction->residual_ns = most > -least ? most : least;
-		/* 0 or 1 of the line it had at first: nothing adds up, and from one event to the next it is 1 ns at most. */
+		/*
+		 * 0 or 1 of the line it had at first: nothing adds up, and from one event to the next it is 1 ns at
+		 * most.
+		 */
 		if (least >= 0 && most <= 1)
 			return 0;
 		learn_latency(aim, first + (last - first) / 2 - now, !learnt);
@@ -147,7 +158,10 @@ static int prepare_aim(struct pvclock_kvm *kvm, struct aim *aim)
 		return error;
 	aim->kvm = kvm;
 	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &aim->tsc);
-	/* KVM_GET_CLOCK computes with the unscaled rate (a fault of the kernel's): it would be aiming by a wrong sight. */
+	/*
+	 * KVM_GET_CLOCK computes with the unscaled rate (a fault of the kernel's): it would be aiming by a wrong
+	 * sight.
+	 */
 	if (khz <= 0 || aim->tsc.frac_bits != 0 || !pvclock_line_make_kvm(&aim->unit, 0, 0, (uint32_t)khz))
 		return -ENOTSUP;
 	aim->dropped = aim->line.shift < 0 ? (1ull << -aim->line.shift) - 1 : 0;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * stock.c - what a VMM gets from KVM without this library, for comparison: KVM_GET_CLOCK when the VM stops, KVM_SET_CLOCK with flags 0 and the same
- * value when it goes on, KVM_KVMCLOCK_CTRL on each vCPU (QEMU hw/i386/kvm/clock.c). Deliberately not improved.
+ * stock.c - what a VMM gets from KVM without this library, for comparison: KVM_GET_CLOCK when the VM stops,
+ * KVM_SET_CLOCK with flags 0 and the same value when it goes on, KVM_KVMCLOCK_CTRL on each vCPU (QEMU
+ * hw/i386/kvm/clock.c). Deliberately not improved.
  */
 #include "kvm.h"
 #include "../host/reason.h"

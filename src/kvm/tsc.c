@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * tsc.c - a vCPU's TSC as it really runs. An offset that was written is never trusted: some KVMs (nested in software) accept it
- * and go on as before, so it is read back and the engine is given what holds.
+ * tsc.c - a vCPU's TSC as it really runs. An offset that was written is never trusted: some KVMs (nested in software)
+ * accept it and go on as before, so it is read back and the engine is given what holds.
  */
 #include "kvm.h"
 #include "../host/reason.h"
 
 #include <errno.h>
 
-/* Beyond KVM's own tolerance (module parameter tsc_tolerance_ppm, 250) a requested rate is scaled, or imitated by catch-up. */
+/*
+ * Beyond KVM's own tolerance (module parameter tsc_tolerance_ppm, 250) a requested rate is scaled, or imitated by
+ * catch-up.
+ */
 #define RATE_TOLERANCE_PPM 250u
 
 int pvclock_kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset)
@@ -46,7 +49,10 @@ static int estimate_tsc_offset(const struct pvclock_kvm *kvm, const struct kvm_v
 	return 0;
 }
 
-/* The ratio that KVM has set up for a vCPU of `khz` on a host of `host_khz`: (2^frac x khz) / host_khz, by the CPU's vendor. */
+/*
+ * The ratio that KVM has set up for a vCPU of `khz` on a host of `host_khz`: (2^frac x khz) / host_khz, by the CPU's
+ * vendor.
+ */
 static void read_ratio(const struct pvclock_kvm *kvm, uint64_t khz, uint64_t host_khz,
 		       struct pvclock_tsc_transform *transform)
 {

@@ -20,7 +20,10 @@
 #define KVM_VCPU_TSC_OFFSET 0
 #endif
 
-/* struct kvm_clock_data as of Linux 5.16; older headers have one pad where realtime and host_tsc are. The same 48 bytes. */
+/*
+ * struct kvm_clock_data as of Linux 5.16; older headers have one pad where realtime and host_tsc are. The same 48
+ * bytes.
+ */
 struct kvm_clock {
 	__u64 clock;
 	__u32 flags;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * kvm.h (tests) - an OS whose KVM's clock works as Linux's does, in virtual time: KVM_SET_CLOCK takes effect at an instant that the caller does not
- * know, KVM_GET_CLOCK tells clock and host TSC by the kernel's own mul. It stands beside the real KVM (tests/kvm), for what the real one does seldom.
+ * kvm.h (tests) - an OS whose KVM's clock works as Linux's does, in virtual time: KVM_SET_CLOCK takes effect at an
+ * instant that the caller does not know, KVM_GET_CLOCK tells clock and host TSC by the kernel's own mul. It stands
+ * beside the real KVM (tests/kvm), for what the real one does seldom.
  */
 #ifndef TESTS_FAKE_KVM_H
 #define TESTS_FAKE_KVM_H

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* binding_test.c - the KVM binding against a KVM in virtual time: filter merging, TSC offsets that are ignored, steering. */
+/*
+ * binding_test.c - the KVM binding against a KVM in virtual time: filter merging, TSC offsets that are ignored,
+ * steering.
+ */
 #include "../fake/kvm.h"
 
 #include <pvclock/kvm.h>
@@ -14,7 +17,10 @@
 
 /* --- the filter -------------------------------------------------------------------------- */
 
-/* What a kernel does with a filter (api.rst 4.97): the first range that covers the MSR for this access decides, else the default. */
+/*
+ * What a kernel does with a filter (api.rst 4.97): the first range that covers the MSR for this access decides, else
+ * the default.
+ */
 static bool kernel_allows(const struct kvm_msr_filter *filter, uint32_t msr, uint32_t access)
 {
 	size_t i;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* engine_test.c - the engine on its own: memory map, registration, publication, stability, pause and resume, dirty pages. */
+/*
+ * engine_test.c - the engine on its own: memory map, registration, publication, stability, pause and resume, dirty
+ * pages.
+ */
 #include "../fake/kvm.h"
 
 #include <pvclock/vm.h>
@@ -398,7 +401,10 @@ static void *toggle(void *argument)
 	return NULL;
 }
 
-/* Two vCPUs fight over the same bytes, while a third reads: no race (TSan), no write outside, and a last registration works. */
+/*
+ * Two vCPUs fight over the same bytes, while a third reads: no race (TSan), no write outside, and a last registration
+ * works.
+ */
 static void p10_two_vcpus_toggle_one_page(void **state)
 {
 	struct fixture *f = *state;

@@ -114,7 +114,10 @@ static void p1_p6_round_trip_is_exact(void **state)
 	assert_int_equal(value, GPA + 128);
 	assert_true(((struct pvclock_page *)to->memory)->system_time == 77);
 
-	/* A TSC that did not take its offset: the clock is the same at the same host tick, and the guest's line moved. */
+	/*
+	 * A TSC that did not take its offset: the clock is the same at the same host tick, and the guest's line
+	 * moved.
+	 */
 	pvclock_vm_pause(to->vm);
 	tsc = pvclock_tsc_unscaled(12345 + 1000);
 	for (i = 0; i < VCPUS; i++)
