@@ -15,7 +15,7 @@
 
 #include <errno.h>
 
-#define TRIES_MAX 256u
+#define TRIES_MAX 4096u /* about 10 ms; a busy hyperthread spreads the latency, and giving up leaves tens of ns */
 #define READBACKS 6
 #define LATENCIES 3  /* the median of the last ones predicts the next */
 #define PHASES 64    /* TSC reads that wait for a tick at which the prediction fits a whole ns */
