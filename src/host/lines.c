@@ -15,7 +15,8 @@ void pvclock_vm_judge_stability(struct pvclock_vm *vm)
 	vm->unstable = (struct pvclock_reason){ .code = PVCLOCK_REASON_NONE };
 	if (!vm->has_line) {
 		pvclock_reason_set(&vm->unstable, PVCLOCK_REASON_NO_LINE,
-				   "The VM has no line yet; give it one by pvclock_vm_start or a restore.");
+				   "The VM has no line yet: start or restore it; where the kernel publishes, it is learnt at the "
+				   "first pause.");
 		return;
 	}
 	vm->unstable = vm->declared;
