@@ -112,7 +112,11 @@ int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcp
 
 /* What an event did to the clock. */
 struct pvclock_correction {
-	int64_t residual_ns;    /* guest's clock minus the line it should follow, right after: 0 in own mode, 0 or 1 in steer mode */
+	/*
+	 * The guest's clock minus the line it should follow, right after: 0 in own mode, 0 or 1 in steer mode. Not
+	 * known, and 0, where resume returned -ENOTSUP.
+	 */
+	int64_t residual_ns;
 	int64_t moved_ticks;    /* how far the line moved to follow a TSC whose offset could not be set */
 	unsigned int tries;     /* steer mode: KVM_SET_CLOCK calls */
 	uint64_t elapsed_ns;    /* what the correction itself took */

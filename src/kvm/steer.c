@@ -153,7 +153,6 @@ static int prepare_aim(struct pvclock_kvm *kvm, struct aim *aim)
 		return -ENODATA;
 	khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
 	error = pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &aim->line);
-
 	if (error)
 		return error;
 	aim->kvm = kvm;
@@ -237,19 +236,14 @@ static int steer_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corr
 	resumed = pvclock_vm_resume(kvm->vm);
 	pvclock_kernel_clock_mark_stopped(kvm);
 	if (error == -ENODATA)
-		return resumed == -ENODATA ? 0 : resumed;
+		return resumed; /* no line yet: nothing to aim at */
 	return error ? error : resumed;
-}
-
-static int steer_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
-{
-	return pvclock_kernel_clock_save(kvm, record);
 }
 
 const struct kvm_mode pvclock_kvm_mode_steer = {
 	.mode = PVCLOCK_MODE_STEER,
 	.pause = steer_pause,
 	.resume = steer_resume,
-	.save = steer_save,
+	.save = pvclock_kernel_clock_save,
 	.restore = pvclock_kernel_clock_restore,
 };
