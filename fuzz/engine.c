@@ -3,6 +3,8 @@
  * engine.c - a hostile guest and a careless VMM: any sequence of registrations, memory changes, TSC changes and
  * events. ASan watches the guest's memory; a page that can be read must be the vCPU's line.
  */
+#include "input.h"
+
 #include <pvclock/vm.h>
 
 #include <stdint.h>
@@ -14,22 +16,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define REGIONS 3
 #define REGION_SIZE 256u
 #define VCPUS 2
-
-struct input {
-	const uint8_t *data;
-	size_t size;
-};
-
-static uint64_t take(struct input *input, size_t bytes)
-{
-	uint64_t value = 0;
-
-	while (bytes-- > 0 && input->size > 0) {
-		value = value << 8 | *input->data++;
-		input->size--;
-	}
-	return value;
-}
 
 /* An address near something that matters, or any at all. */
 static uint64_t take_gpa(struct input *input)
@@ -65,7 +51,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct input input = { data, size };
 	struct pvclock_vcpu *vcpus[VCPUS];
 	struct pvclock_slope slope;
-	struct pvclock_gpa dirty[16];
+	uint8_t dirty[2 * REGION_SIZE / 8];
 	struct pvclock_vm *vm;
 	uint8_t *memory[REGIONS];
 	int i;
@@ -128,8 +114,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			pvclock_vm_resume(vm);
 			break;
 		default:
-			while (pvclock_vm_take_dirty(vm, dirty, 16) > 0)
-				;
+			pvclock_vm_take_dirty(vm, (struct pvclock_gpa){ take_gpa(&input) & ~0xfffull },
+					      take(&input, 2) % (sizeof(dirty) * 8 * 4096), dirty);
 			i = (op >> 4) % REGIONS; /* the guest scribbles */
 			memset(memory[i], (int)take(&input, 1), REGION_SIZE);
 			pvclock_vm_publish(vm);

@@ -26,19 +26,36 @@ static int open_source(struct machine *machine, bool learn, struct pvclock_reaso
 	return error;
 }
 
+/* Whether KVM's own clock can be aimed; if not, *reason says why. */
+static bool can_steer(const struct machine *machine, struct pvclock_reason *reason)
+{
+	struct pvclock_kvm_capabilities can;
+
+	if (pvclock_kvm_probe(pvclock_os_linux(), machine->kvm_fd, &can) != 0 || can.master_clock)
+		return true; /* not known to be out of reach */
+	*reason = can.master_clock_reason;
+	return false;
+}
+
 /* One line: which mode it is, why, and by what the clock runs. */
 static void say_mode(const struct machine *machine, enum pvclock_mode asked, bool learnt,
 		     const struct pvclock_reason *mode_reason, const struct pvclock_reason *source_reason)
 {
 	enum pvclock_mode mode = pvclock_kvm_mode(machine->clock.kvm);
+	static const char *const how[] = {
+		[PVCLOCK_SOURCE_FROM_SAMPLES] = "proven",
+		[PVCLOCK_SOURCE_FROM_KVM_PAGE] = "read from its hypervisor's pvclock page and verified",
+		[PVCLOCK_SOURCE_FROM_HYPERV_PAGE] = "nearly, read from Hyper-V's TSC page and verified",
+	};
 	struct pvclock_source_state state;
-	char slope[128] = "the host's slope will come with the record";
+	char slope[160] = "the host's slope will come with the record";
 
 	if (machine->clock.source == NULL) {
 		snprintf(slope, sizeof(slope), "the host's slope is only known to 1 kHz");
 	} else if (learnt) {
 		pvclock_source_get(machine->clock.source, &state);
-		snprintf(slope, sizeof(slope), "the host's slope is %u/2^%u ns per tick, proven", state.mult, state.shift);
+		snprintf(slope, sizeof(slope), "the host's slope is %u/2^%u ns per tick, %s", state.mult, state.shift,
+			 how[state.from]);
 	}
 	fprintf(stderr, "pvclock-vmm: clock: %s mode (asked for: %s); %s%s%s%s%s\n", pvclock_mode_name(mode),
 		pvclock_mode_name(asked), slope, mode_reason->text[0] != '\0' ? "; " : "", mode_reason->text,
@@ -48,15 +65,17 @@ static void say_mode(const struct machine *machine, enum pvclock_mode asked, boo
 int clock_attach(struct machine *machine, enum pvclock_mode asked, bool learn, struct problem *problem)
 {
 	struct vmm_clock *clock = &machine->clock;
-	struct pvclock_reason source_reason = { 0 }, reason = { 0 };
+	struct pvclock_reason source_reason = { 0 }, reason = { 0 }, attach_reason = { 0 };
 	enum pvclock_mode mode = asked;
 
 	if (open_source(machine, learn, &source_reason) != 0) {
 		if (asked == PVCLOCK_MODE_OWN)
 			return fail(problem, "--mode own: %s", source_reason.text);
-		if (asked == PVCLOCK_MODE_AUTO)
-			mode = PVCLOCK_MODE_STEER; /* the kernel's clock needs no line of ours */
+		if (asked == PVCLOCK_MODE_AUTO) /* the kernel's clock needs no line of ours, but its own to be aimed */
+			mode = can_steer(machine, &reason) ? PVCLOCK_MODE_STEER : PVCLOCK_MODE_STOCK;
 	}
+	if (asked == PVCLOCK_MODE_STEER)
+		(void)can_steer(machine, &reason);
 	int error = pvclock_vm_create(pvclock_os_linux(), &clock->vm);
 	if (error == 0)
 		error = pvclock_vm_add_memory(clock->vm, (struct pvclock_gpa){ 0 }, machine->memory_size,
@@ -69,10 +88,12 @@ int clock_attach(struct machine *machine, enum pvclock_mode asked, bool learn, s
 		.vm_fd = machine->vm_fd,
 		.mode = mode,
 	};
-	error = pvclock_kvm_attach(&config, &clock->kvm, &reason);
+	error = pvclock_kvm_attach(&config, &clock->kvm, &attach_reason);
 	if (error != 0)
 		return fail(problem, "--mode %s: %s", pvclock_mode_name(asked),
-			    reason.text[0] != '\0' ? reason.text : strerror(-error));
+			    attach_reason.text[0] != '\0' ? attach_reason.text : strerror(-error));
+	if (attach_reason.text[0] != '\0')
+		reason = attach_reason;
 	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
 		struct vcpu *vcpu = &machine->vcpus[i];
 

@@ -26,7 +26,7 @@ static const char help[] =
 	"  -c, --vcpus N             vCPUs, 1 to 16 (1)\n"
 	"  -m, --memory MIB          guest memory, 16 to 1024, even (32, or what --memory-fd holds)\n"
 	"  -M, --mode MODE           own: this program writes the clock's pages; steer: KVM does, this program aims it;\n"
-	"                            stock: KVM alone; auto: own, else steer (auto)\n"
+	"                            stock: KVM alone; auto: the first of these that can be had (auto)\n"
 	"  -h, --help                this text\n"
 	"  -V, --version             the version\n"
 	"\n"

@@ -5,8 +5,8 @@
  * itself, kept as a mode so that the difference can be measured.
  *
  * pvclock_kvm_handle_exit may be called from all vCPU threads at once, and pvclock_kvm_settle for each vCPU from its
- * own. The other functions of one struct pvclock_kvm are called by one thread at a time, and, but for attaching, with
- * every vCPU out of guest mode.
+ * own. The other functions of one struct pvclock_kvm are called by one thread at a time, and with every vCPU out of guest
+ * mode, but for attaching, and adding, following and removing a vCPU that is not in it itself (hot-plug).
  *
  * A guest that writes its own TSC (IA32_TSC, IA32_TSC_ADJUST) moves its counter, and in own mode its clock with it
  * until the next pause; there the clock is put right again. Where the counters of two vCPUs then differ, TSC_STABLE
@@ -62,7 +62,7 @@ struct pvclock_kvm_config {
 	enum pvclock_mode mode;
 	/*
 	 * What the VMM itself told KVM before: merged with ours, never replaced. NULL / 0 if nothing. The VMM
-	 * must not set either again on its own afterwards, but through pvclock_kvm_merge_filter.
+	 * must not set either again on its own afterwards, but through the two functions below.
 	 */
 	const struct kvm_msr_filter *msr_filter;
 	uint64_t user_space_msr_mask; /* KVM_CAP_X86_USER_SPACE_MSR args[0] */
@@ -77,14 +77,13 @@ int pvclock_kvm_attach(const struct pvclock_kvm_config *config, struct pvclock_k
 void pvclock_kvm_detach(struct pvclock_kvm *kvm);
 enum pvclock_mode pvclock_kvm_mode(const struct pvclock_kvm *kvm);
 
-/* The filter that gives userspace our MSRs and otherwise does what `theirs` (may be NULL) does. Owns its bitmaps. */
-struct pvclock_msr_filter {
-	struct kvm_msr_filter filter;
-	uint8_t *bitmaps; /* one block */
-};
-int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock_msr_filter *merged,
-			     struct pvclock_reason *reason); /* 0, -ENOSPC, -EINVAL, -ENOMEM */
-void pvclock_msr_filter_clear(struct pvclock_msr_filter *merged);
+/*
+ * What a VMM calls instead of KVM_X86_SET_MSR_FILTER (NULL: no filter) and of KVM_ENABLE_CAP with
+ * KVM_CAP_X86_USER_SPACE_MSR: what it wants from now on, in own mode merged with ours. The filter is copied. 0, or
+ * -ENOSPC, -EINVAL, -ENOMEM or what KVM said, with a reason: what held before holds.
+ */
+int pvclock_kvm_set_filter(struct pvclock_kvm *kvm, const struct kvm_msr_filter *filter, struct pvclock_reason *reason);
+int pvclock_kvm_set_user_space_msr(struct pvclock_kvm *kvm, uint64_t mask, struct pvclock_reason *reason);
 
 /* After KVM_CREATE_VCPU (and KVM_SET_TSC_KHZ if used): the engine's vCPU and its fd. Reads its TSC back. */
 int pvclock_kvm_add_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, int vcpu_fd);
@@ -109,6 +108,11 @@ int pvclock_kvm_handle_exit(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, 
  * ignored the write (*reason); the engine knows the truth either way. */
 int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, uint64_t offset,
 			       struct pvclock_reason *reason);
+/*
+ * Somebody else set this vCPU's TSC or its rate (the VMM, through KVM_SET_MSRS or KVM_SET_TSC_KHZ): reads back what holds
+ * now. 0, -ENOENT, -errno.
+ */
+int pvclock_kvm_follow_tsc(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu);
 
 /* What an event did to the clock. */
 struct pvclock_correction {
@@ -149,6 +153,45 @@ int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corre
  */
 int pvclock_kvm_save(struct pvclock_kvm *kvm, struct pvclock_record *record);
 int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason);
+
+/* --- a VM whose state came by other ways than a record ------------------------------------------ */
+
+/* A vCPU's counter as it was saved: IA32_TSC. */
+struct pvclock_arrival_tsc {
+	struct pvclock_vcpu *vcpu;
+	uint64_t tsc;
+};
+
+/*
+ * The VMM has its own format for snapshots and migrations. What it carries anyway is enough: guest memory with the clock's
+ * page in it, and each vCPU's IA32_TSC, all of them as of one instant, the *switch*.
+ */
+struct pvclock_arrival {
+	const struct pvclock_slope *host;       /* this host's own slope */
+	const struct pvclock_arrival_tsc *tscs; /* at the switch; the first one is the line's. Others run on as they are. */
+	size_t tsc_count;                       /* at least 1 */
+	struct pvclock_line line;               /* as the first one read it, from its page; mul 0: not known */
+	uint64_t ns;                            /* the VMM's own account of the clock at the switch; UINT64_MAX: none */
+};
+
+struct pvclock_arrived {
+	bool exact;              /* the guest's clock is the same function of its TSC as before */
+	bool line_used;          /* false: the page was not believed, or not known; the clock goes on from `ns` */
+	int64_t rate_difference; /* the new slope against the old one, in units of 2^-64 (pvclock_slope_difference) */
+	int64_t apart_ns;        /* `ns` minus what the line said at the switch */
+};
+
+/*
+ * Between pause and resume; pauses a VM that is not. The counters read what they were saved as, from now on: the blackout
+ * is not counted. Where this host runs the guest's TSC at the line's rate, the line stays as it is, bit for bit; else it
+ * is continued at the switch with this host's rate, without a jump. A line that is more than an hour from `ns` there is not
+ * believed: its page lies in the guest's hands, and may long be something else. Armed TSC deadlines are armed again, for the
+ * same time by the clock. MSRs come by pvclock_vcpu_restore_msr. 0, with a reason where a TSC offset was not honoured or
+ * the line not believed; -EINVAL: no counter, no slope, or neither line nor ns; -ENOTSUP: stock mode keeps no function;
+ * -errno: what KVM said.
+ */
+int pvclock_kvm_arrive(struct pvclock_kvm *kvm, const struct pvclock_arrival *arrival, struct pvclock_arrived *arrived,
+		       struct pvclock_reason *reason);
 
 #ifdef __cplusplus
 }

@@ -19,6 +19,12 @@ extern "C" {
 
 struct pvclock_os;
 
+/* The pages that Linux shows every process, so that its vDSO can read a hypervisor's clock. */
+enum pvclock_clock_page {
+	PVCLOCK_CLOCK_PAGE_KVM,    /* vCPU 0's struct pvclock_page */
+	PVCLOCK_CLOCK_PAGE_HYPERV, /* Hyper-V's reference TSC page */
+};
+
 struct pvclock_os_ops {
 	/* An ordered TSC read: after all earlier loads, before all later ones. */
 	struct pvclock_host_tsc (*read_tsc)(void *ctx);
@@ -39,6 +45,11 @@ struct pvclock_os_ops {
 	int (*run_interrupted)(void *ctx, int vcpu_fd);
 	/* 0 or -errno (-EINTR). */
 	int (*sleep)(void *ctx, uint64_t ns);
+	/*
+	 * Where this process may read that page, for good, or NULL if the kernel shows none: it shows one from the
+	 * first time that it kept time by it. May itself be NULL in a table that knows no pages.
+	 */
+	const void *(*clock_page)(void *ctx, enum pvclock_clock_page page);
 };
 
 struct pvclock_os {

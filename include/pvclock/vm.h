@@ -40,11 +40,12 @@ int pvclock_vm_add_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_
 int pvclock_vm_remove_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size); /* 0, -ENOENT */
 
 /*
- * Where the engine wrote since the last call: addresses of 4096-byte guest pages. A host write is not in KVM's dirty
- * log, so a VMM that tracks dirty pages adds these. Stores up to `count`, returns how many were stored; call until it
- * returns 0.
+ * Where the engine wrote since the last call, within [gpa, gpa + size). A host write is not in KVM's dirty log, so a VMM
+ * that tracks dirty pages adds these: `bitmap`, as KVM_GET_DIRTY_LOG fills it for a slot at `gpa`, gets bit n set for the
+ * 4096-byte page n of the range (n / 8 is the byte). Other bits are left alone; NULL: the pages are forgotten. `gpa` is a
+ * multiple of 4096. Returns how many pages there were.
  */
-size_t pvclock_vm_take_dirty(struct pvclock_vm *vm, struct pvclock_gpa *pages, size_t count);
+size_t pvclock_vm_take_dirty(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size, void *bitmap);
 
 /*
  * Reads a pvclock page in guest memory, whoever writes it. 0; -EFAULT: not in guest memory or not aligned; -EAGAIN:

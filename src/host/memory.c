@@ -72,22 +72,35 @@ void pvclock_vm_mark_dirty(const struct place *place, uint64_t size)
 	}
 }
 
-size_t pvclock_vm_take_dirty(struct pvclock_vm *vm, struct pvclock_gpa *pages, size_t count)
+size_t pvclock_vm_take_dirty(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size, void *bitmap)
 {
-	size_t taken = 0, i, word;
+	uint64_t first = gpa.address >> PAGE_SHIFT, last;
+	uint8_t *bits = bitmap;
+	size_t taken = 0, i;
 
+	if (size == 0 || __builtin_add_overflow(gpa.address, size - 1, &last))
+		return 0;
+	last >>= PAGE_SHIFT;
 	pthread_mutex_lock(&vm->lock);
-	for (i = 0; i < vm->region_count; i++) {
+	for (i = region_search(vm, gpa.address); i < vm->region_count && vm->regions[i].gpa >> PAGE_SHIFT <= last; i++) {
 		struct region *region = &vm->regions[i];
+		uint64_t base = region->gpa >> PAGE_SHIFT, page = first > base ? first - base : 0;
+		uint64_t end = last - base < region_pages(region) - 1 ? last - base : region_pages(region) - 1;
 
-		for (word = 0; region->dirty_count > 0 && word < region_words(region); word++) {
-			while (region->dirty[word] && taken < count) {
-				unsigned int bit = (unsigned int)__builtin_ctzll(region->dirty[word]);
+		for (; region->dirty_count > 0 && page <= end; page++) {
+			uint64_t bit = 1ull << (page % 64);
 
-				region->dirty[word] &= region->dirty[word] - 1;
-				region->dirty_count--;
-				pages[taken++].address = ((region->gpa >> PAGE_SHIFT) + word * 64 + bit) << PAGE_SHIFT;
+			if (region->dirty[page / 64] == 0) { /* to the last page of this word */
+				page |= 63;
+				continue;
 			}
+			if (!(region->dirty[page / 64] & bit))
+				continue;
+			region->dirty[page / 64] &= ~bit;
+			region->dirty_count--;
+			taken++;
+			if (bits)
+				bits[(base + page - first) / 8] |= (uint8_t)(1u << ((base + page - first) % 8));
 		}
 	}
 	pthread_mutex_unlock(&vm->lock);

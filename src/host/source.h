@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * source.h - what the files of a source share: the prover's arithmetic (source_prove.c), which is pure, and the
- * kinds of kernel clock that a source can learn from (source_tsc.c), chosen by the name of the clocksource.
+ * source.h - what the files of a source share: samples (source_sample.c); the prover's arithmetic (source_prove.c),
+ * which is pure; and the kinds of kernel clock that a source can learn from, chosen by the name of the clocksource: one
+ * whose integers are proven (source_tsc.c), and those that are read from a hypervisor's page (source_page.c).
  */
 #ifndef PVCLOCK_HOST_SOURCE_H
 #define PVCLOCK_HOST_SOURCE_H
@@ -95,19 +96,58 @@ void pvclock_intercept_from_prover(struct pvclock_intercept *intercept, uint32_t
 /* False: no line with this slope passes through all samples. */
 bool pvclock_intercept_possible(const struct pvclock_intercept *intercept);
 
+#define PVCLOCK_SOURCE_CLOCKSOURCE "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+
 /* --- the kinds ----------------------------------------------------------------------- */
 
-/*
- * One way to learn a host's line. Linux's tsc clocksource is learned by proving its integers; a page (kvm-clock,
- * Hyper-V) would be read. A kind's functions return what the public ones do.
- */
+/* One way to learn a host's line. A kind's functions return what the public ones do. */
 struct pvclock_source_kind {
 	const char *clocksource;
+	enum pvclock_source_from from;
 	int (*check)(struct pvclock_source *source, struct pvclock_reason *reason);  /* before the first sample */
 	int (*sample)(struct pvclock_source *source, struct pvclock_reason *reason);
+	int (*assume)(struct pvclock_source *source, const struct pvclock_slope *slope, struct pvclock_reason *reason);
+	/* mult and shift, and, once proven, slope and line; the rest is there, or 0 */
+	void (*get)(const struct pvclock_source *source, struct pvclock_source_state *state);
 };
 
-extern const struct pvclock_source_kind pvclock_source_tsc;
+extern const struct pvclock_source_kind pvclock_source_tsc, pvclock_source_kvm_page, pvclock_source_hyperv_page;
+
+/* A hypervisor's page as it stood at one version: a clock in ns, as a function of the TSC. */
+struct pvclock_page_copy {
+	uint32_t version;
+	struct pvclock_line line;          /* pvclock */
+	struct pvclock_hyperv_line hyperv; /* Hyper-V */
+};
+
+/* What one hypervisor's page looks like (source_page_read.c); what is done with it is the same (source_page.c). */
+struct pvclock_page_form {
+	const char *name;
+	enum pvclock_clock_page page;
+	unsigned int step_ns; /* the clock's readings are multiples of it */
+	/* 0; -EBUSY: it is being written; -ENOTSUP: it is no clock of this machine, *why says what it is instead */
+	int (*read)(const void *page, struct pvclock_page_copy *copy, const char **why);
+	pvclock_s128 (*ns)(const struct pvclock_page_copy *copy, uint64_t ticks);
+	/* False: out of a slope's range. */
+	bool (*slope)(const struct pvclock_page_copy *copy, struct pvclock_slope *slope);
+	/* A line that follows it from `ticks` on, before any step. False: no 64 bits hold it there. */
+	bool (*line)(const struct pvclock_page_copy *copy, uint64_t ticks, struct pvclock_line *line);
+};
+
+extern const struct pvclock_page_form pvclock_page_form_kvm, pvclock_page_form_hyperv;
+
+/* A page and how CLOCK_MONOTONIC_RAW compares with it. */
+struct pvclock_page_watch {
+	const void *page;
+	struct pvclock_page_copy copy; /* what it said last */
+	struct pvclock_slope slope;
+	struct pvclock_intercept constant; /* RAW - page, in ns */
+	uint64_t since_ns;                 /* when the comparison began, as elapsed_ns */
+	pvclock_s128 stands_until;         /* RAW stands still while the page is below this */
+	bool ahead;                        /* RAW was found ahead of the page, and has not been seen to fit since */
+	uint64_t moves;
+	int64_t moved_ns;
+};
 
 /* For the best estimate: a line fitted through the middles of the narrowest brackets (Welford's running form). */
 struct pvclock_fit {
@@ -130,9 +170,11 @@ struct pvclock_source {
 	uint64_t candidates;
 
 	uint64_t samples;
-	uint64_t first_ns;
+	uint64_t elapsed_ns; /* since the first sample, and never back */
 	uint64_t bracket_ticks;
 	struct pvclock_sample last;
+
+	struct pvclock_page_watch watch; /* of the kinds that have a page */
 
 	/* BOOTTIME - MONOTONIC, how long the host slept since its boot, lies in here */
 	int64_t slept_low_ns, slept_high_ns;
@@ -145,6 +187,15 @@ struct pvclock_source {
 	struct pvclock_reason reason;
 };
 
+/* One sample, of which nothing is kept yet but whether the host slept before it. 0 or -errno. */
+int pvclock_source_take(struct pvclock_source *source, struct pvclock_sample *sample, struct pvclock_reason *reason);
+/*
+ * Keeps it: counts and fits it, unless it is before the last one (-ENOTSUP, lost). *slept: the host slept between the
+ * two, and the line goes on elsewhere.
+ */
+int pvclock_source_accept(struct pvclock_source *source, const struct pvclock_sample *sample, bool *slept,
+			  struct pvclock_reason *reason);
+bool pvclock_source_offers_tsc(const struct pvclock_os *os);
 /* 0: still the one the source was opened with; -ENOTSUP and the reason if it was switched; or what the OS said. */
 int pvclock_source_check_clocksource(struct pvclock_source *source, struct pvclock_reason *reason);
 /* Stores *reason for every later call and returns error. */

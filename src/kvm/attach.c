@@ -34,8 +34,10 @@ int pvclock_kvm_attach(const struct pvclock_kvm_config *config, struct pvclock_k
 	int error;
 
 	pvclock_reason_clear(reason);
-	if (!kvm)
+	if (!kvm || pthread_mutex_init(&kvm->lock, NULL)) {
+		free(kvm);
 		return -ENOMEM;
+	}
 	kvm->os = config->os;
 	kvm->vm = config->vm;
 	kvm->vm_fd = config->vm_fd;
@@ -58,6 +60,7 @@ int pvclock_kvm_attach(const struct pvclock_kvm_config *config, struct pvclock_k
 		error = -EINVAL;
 	}
 	if (error) {
+		pthread_mutex_destroy(&kvm->lock);
 		free(kvm);
 		return error;
 	}
@@ -71,6 +74,7 @@ void pvclock_kvm_detach(struct pvclock_kvm *kvm)
 		return;
 	if (kvm->mode->detach)
 		kvm->mode->detach(kvm);
+	pthread_mutex_destroy(&kvm->lock);
 	free(kvm->vcpus);
 	free(kvm);
 }
@@ -82,23 +86,26 @@ enum pvclock_mode pvclock_kvm_mode(const struct pvclock_kvm *kvm)
 
 int pvclock_kvm_add_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, int vcpu_fd)
 {
-	struct kvm_vcpu *vcpus = realloc(kvm->vcpus, (kvm->vcpu_count + 1) * sizeof(*vcpus));
-	int error;
+	struct kvm_vcpu added = { .vcpu = vcpu, .fd = vcpu_fd }, *vcpus;
+	int error = pvclock_kvm_read_tsc(kvm, &added, kvm->host.mantissa ? &kvm->host : NULL);
 
-	if (!vcpus)
-		return -ENOMEM;
-	kvm->vcpus = vcpus;
-	vcpus[kvm->vcpu_count] = (struct kvm_vcpu){ .vcpu = vcpu, .fd = vcpu_fd };
-	error = pvclock_kvm_read_tsc(kvm, &vcpus[kvm->vcpu_count], kvm->host.mantissa ? &kvm->host : NULL);
-	if (error == 0)
-		kvm->vcpu_count++;
-	return error;
+	if (error)
+		return error;
+	pthread_mutex_lock(&kvm->lock);
+	vcpus = realloc(kvm->vcpus, (kvm->vcpu_count + 1) * sizeof(*vcpus));
+	if (vcpus) {
+		kvm->vcpus = vcpus;
+		vcpus[kvm->vcpu_count++] = added;
+	}
+	pthread_mutex_unlock(&kvm->lock);
+	return vcpus ? 0 : -ENOMEM;
 }
 
 void pvclock_kvm_remove_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu)
 {
 	size_t i;
 
+	pthread_mutex_lock(&kvm->lock);
 	for (i = 0; i < kvm->vcpu_count; i++) {
 		if (kvm->vcpus[i].vcpu != vcpu)
 			continue;
@@ -106,6 +113,7 @@ void pvclock_kvm_remove_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu)
 			kvm->vcpus[i] = kvm->vcpus[i + 1];
 		kvm->vcpu_count--;
 	}
+	pthread_mutex_unlock(&kvm->lock);
 }
 
 int pvclock_kvm_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host)

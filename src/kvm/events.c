@@ -31,7 +31,7 @@ static int follow_tscs(struct pvclock_kvm *kvm)
 		return 0;
 	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &before);
 	for (i = 0; error == 0 && i < kvm->vcpu_count; i++)
-		error = pvclock_kvm_follow_tsc(kvm, &kvm->vcpus[i]);
+		error = pvclock_kvm_reread_offset(kvm, &kvm->vcpus[i]);
 	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &after);
 	if (error == 0 && reset)
 		pvclock_vm_move_reference(kvm->vm, after.offset - before.offset);
@@ -66,10 +66,21 @@ int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corre
 	return error;
 }
 
+/* On its way into the guest KVM has taken an interrupt from the APIC: a vCPU that was halted is not any more. */
+static bool has_work(const struct pvclock_kvm *kvm, int vcpu_fd)
+{
+	struct kvm_vcpu_events events;
+
+	if (kvm_ioctl(kvm, vcpu_fd, KVM_GET_VCPU_EVENTS, &events) < 0)
+		return false;
+	return events.interrupt.injected || events.nmi.injected || events.nmi.pending || events.exception.injected ||
+	       events.exception.pending || events.smi.pending;
+}
+
 /* KVM does what it postponed only for a vCPU that could run: one that waits or was never started is lent that state. */
 static int settle(const struct pvclock_kvm *kvm, int vcpu_fd)
 {
-	struct kvm_mp_state saved, runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
+	struct kvm_mp_state saved, now, runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
 	int error = kvm_ioctl(kvm, vcpu_fd, KVM_GET_MP_STATE, &saved), restored;
 	bool lend = error >= 0 && saved.mp_state != KVM_MP_STATE_RUNNABLE;
 
@@ -79,6 +90,11 @@ static int settle(const struct pvclock_kvm *kvm, int vcpu_fd)
 		return error;
 	error = kvm->os->ops->run_interrupted(kvm->os->ctx, vcpu_fd);
 	if (!lend)
+		return error;
+	/* Another state than the one it was lent is KVM's own doing: an INIT that waited. */
+	if (kvm_ioctl(kvm, vcpu_fd, KVM_GET_MP_STATE, &now) >= 0 && now.mp_state != KVM_MP_STATE_RUNNABLE)
+		return error;
+	if (saved.mp_state == KVM_MP_STATE_HALTED && has_work(kvm, vcpu_fd))
 		return error;
 	restored = kvm_ioctl(kvm, vcpu_fd, KVM_SET_MP_STATE, &saved);
 	return error ? error : restored < 0 ? restored : 0;

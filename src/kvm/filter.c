@@ -150,6 +150,60 @@ int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock
 	return 0;
 }
 
+int pvclock_kvm_tell_exits(const struct pvclock_kvm *kvm, uint64_t mask)
+{
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_USER_SPACE_MSR, .args = { mask } };
+	int error = kvm_ioctl(kvm, kvm->vm_fd, KVM_ENABLE_CAP, &cap);
+
+	return error < 0 ? error : 0;
+}
+
+int pvclock_kvm_tell_filter(const struct pvclock_kvm *kvm, const struct kvm_msr_filter *filter)
+{
+	struct kvm_msr_filter told = filter ? *filter : (struct kvm_msr_filter){ .flags = KVM_MSR_FILTER_DEFAULT_ALLOW };
+	int error = kvm_ioctl(kvm, kvm->vm_fd, KVM_X86_SET_MSR_FILTER, &told);
+
+	return error < 0 ? error : 0;
+}
+
+static int explain_refusal(int error, const char *what, struct pvclock_reason *reason)
+{
+	if (error)
+		pvclock_reason_set(reason, PVCLOCK_REASON_OS, "KVM refused the %s (%s).", what, strerror(-error));
+	return error;
+}
+
+int pvclock_kvm_set_user_space_msr(struct pvclock_kvm *kvm, uint64_t mask, struct pvclock_reason *reason)
+{
+	int error = pvclock_kvm_tell_exits(kvm, mask | kvm->mode->exits);
+
+	pvclock_reason_clear(reason);
+	if (error == 0)
+		kvm->user_space_msr_mask = mask;
+	return explain_refusal(error, "exits for MSRs", reason);
+}
+
+int pvclock_kvm_set_filter(struct pvclock_kvm *kvm, const struct kvm_msr_filter *filter, struct pvclock_reason *reason)
+{
+	struct pvclock_msr_filter merged, theirs = { 0 };
+	int error;
+
+	pvclock_reason_clear(reason);
+	if (!kvm->mode->exits)
+		return explain_refusal(pvclock_kvm_tell_filter(kvm, filter), "VMM's MSR filter", reason);
+	error = pvclock_kvm_merge_filter(filter, &merged, reason);
+	if (error)
+		return error;
+	error = filter ? pvclock_kvm_copy_filter(filter, &theirs) : 0;
+	if (error == 0)
+		error = explain_refusal(pvclock_kvm_tell_filter(kvm, &merged.filter), "MSR filter; steer mode needs none", reason);
+	pvclock_msr_filter_clear(error ? &theirs : &kvm->theirs);
+	if (error == 0)
+		kvm->theirs = theirs;
+	pvclock_msr_filter_clear(&merged);
+	return error;
+}
+
 void pvclock_msr_filter_clear(struct pvclock_msr_filter *merged)
 {
 	free(merged->bitmaps);

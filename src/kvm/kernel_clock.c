@@ -70,7 +70,7 @@ static void declare_flags(struct pvclock_kvm *kvm, uint8_t flags)
 	struct pvclock_reason reason;
 
 	pvclock_reason_set(&reason, PVCLOCK_REASON_NO_MASTER_CLOCK,
-			   "KVM publishes the page without TSC_STABLE: its master clock is off; own mode does without it.");
+			   "KVM publishes the page without TSC_STABLE: its master clock is off, and pvclock host says why.");
 	pvclock_vm_declare_unstable(kvm->vm, flags & PVCLOCK_TSC_STABLE ? NULL : &reason);
 }
 

@@ -10,21 +10,34 @@
 
 #include <pvclock/kvm.h>
 
+#include <pthread.h>
+
 struct kvm_vcpu {
 	struct pvclock_vcpu *vcpu;
 	int fd;
 	bool catchup; /* the kernel imitates its rate */
+	bool witness; /* own: stands in the kernel for the guest's registration */
+};
+
+/* A filter that owns its bitmaps. */
+struct pvclock_msr_filter {
+	struct kvm_msr_filter filter;
+	uint8_t *bitmaps; /* one block */
 };
 
 struct kvm_mode {
 	enum pvclock_mode mode;
+	uint64_t exits; /* KVM_MSR_EXIT_REASON_* that the mode needs, besides the VMM's own; 0: nor does it need a filter */
 	/* Each may be NULL: nothing to do. All but handle_msr with every vCPU out of guest mode. */
 	int (*attach)(struct pvclock_kvm *kvm, const struct pvclock_kvm_config *config, struct pvclock_reason *reason);
 	void (*detach)(struct pvclock_kvm *kvm);
+	/* What the first vCPU's clock runs with, per tick of its TSC, on a host with this slope. */
+	int (*slope)(const struct pvclock_kvm *kvm, const struct pvclock_slope *host, struct pvclock_slope *guest);
 	int (*start)(struct pvclock_kvm *kvm, const struct pvclock_slope *host);
 	int (*handle_msr)(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, struct kvm_run *run);
 	int (*pause)(struct pvclock_kvm *kvm);
 	int (*resume)(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason);
+	int (*arrived)(struct pvclock_kvm *kvm); /* the engine has another line than the kernel knows of */
 	int (*save)(struct pvclock_kvm *kvm, struct pvclock_record *record);
 	int (*restore)(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason);
 };
@@ -36,13 +49,14 @@ struct pvclock_kvm {
 	struct pvclock_vm *vm;
 	int vm_fd;
 	const struct kvm_mode *mode;
+	pthread_mutex_t lock; /* of the list: vCPUs come and go while others run */
 	struct kvm_vcpu *vcpus;
 	size_t vcpu_count;
 	struct pvclock_slope host; /* true slope, ns per host tick; whatever slope the kernel publishes */
 	struct pvclock_host_tsc last; /* seen at the last event: a host TSC below it was reset by a suspend */
 	bool from_page;      /* steer: the engine's line is what the kernel published here, with the kernel's own slope */
 	int64_t moved_ticks; /* by a restore, to be told by the next resume */
-	/* own: what the VMM had set, to be put back at detach */
+	/* own: what the VMM wants, to be put back at detach */
 	uint64_t user_space_msr_mask;
 	struct pvclock_msr_filter theirs;
 	/* stock: KVM_GET_CLOCK at the pause */
@@ -61,8 +75,15 @@ int pvclock_kvm_set_clock(const struct pvclock_kvm *kvm, uint64_t ns);
 int pvclock_kvm_get_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *value);
 int pvclock_kvm_set_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t value);
 
-/* filter.c: a copy that owns its bitmaps */
+/* filter.c */
 int pvclock_kvm_copy_filter(const struct kvm_msr_filter *filter, struct pvclock_msr_filter *copy);
+/* The filter that gives userspace our MSRs and otherwise does what `theirs` (may be NULL) does. 0, -ENOSPC, -EINVAL, -ENOMEM. */
+int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock_msr_filter *merged,
+			     struct pvclock_reason *reason);
+void pvclock_msr_filter_clear(struct pvclock_msr_filter *filter);
+/* As it is, to KVM (NULL: no filter). 0 or -errno. */
+int pvclock_kvm_tell_filter(const struct pvclock_kvm *kvm, const struct kvm_msr_filter *filter);
+int pvclock_kvm_tell_exits(const struct pvclock_kvm *kvm, uint64_t mask);
 
 /* tsc.c */
 int pvclock_kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset);
@@ -73,7 +94,7 @@ int pvclock_kvm_read_tscs(struct pvclock_kvm *kvm, const struct pvclock_slope *h
 /* Alike to 250 ppm, KVM's own tolerance. */
 bool pvclock_kvm_same_rate(const struct pvclock_slope *a, const struct pvclock_slope *b);
 /* The offset alone, again: a guest that wrote its TSC has changed it. */
-int pvclock_kvm_follow_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu);
+int pvclock_kvm_reread_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu);
 
 /* kernel_clock.c: what steer and stock share: the kernel publishes, and the engine follows it */
 int pvclock_kernel_clock_learn(struct pvclock_kvm *kvm);

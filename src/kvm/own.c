@@ -8,18 +8,43 @@
 #include "../host/reason.h"
 
 #include <errno.h>
-#include <string.h>
 
-static int enable_exits(struct pvclock_kvm *kvm, uint64_t mask)
+/*
+ * An INIT drops a vCPU's registration in the kernel, and nobody tells userspace: the guest may use its page for something
+ * else. So the kernel gets a registration to drop: one without the enable bit, which it keeps and does nothing with. Where
+ * it is gone, so is the guest's.
+ */
+#define WITNESS 2u
+
+static void plant_witness(struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu)
 {
-	struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_USER_SPACE_MSR, .args = { mask } };
+	vcpu->witness = pvclock_kvm_set_msr(kvm, vcpu, PVCLOCK_MSR_SYSTEM_TIME, WITNESS) == 0;
+}
 
-	return kvm_ioctl(kvm, kvm->vm_fd, KVM_ENABLE_CAP, &cap);
+static void ask_witness(struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu)
+{
+	uint64_t value;
+
+	if (!vcpu->witness || pvclock_kvm_get_msr(kvm, vcpu, PVCLOCK_MSR_SYSTEM_TIME, &value) || value == WITNESS)
+		return;
+	pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_SYSTEM_TIME, 0);
+	vcpu->witness = false;
+}
+
+/* At a registration, in the vCPU's own thread. */
+static void registered(struct pvclock_kvm *kvm, const struct pvclock_vcpu *vcpu)
+{
+	size_t i;
+
+	pthread_mutex_lock(&kvm->lock);
+	for (i = 0; i < kvm->vcpu_count; i++)
+		if (kvm->vcpus[i].vcpu == vcpu)
+			plant_witness(kvm, &kvm->vcpus[i]);
+	pthread_mutex_unlock(&kvm->lock);
 }
 
 static int own_attach(struct pvclock_kvm *kvm, const struct pvclock_kvm_config *config, struct pvclock_reason *reason)
 {
-	struct pvclock_msr_filter merged;
 	int error;
 
 	if (kvm_ioctl(kvm, kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_X86_USER_SPACE_MSR) <= 0 ||
@@ -29,36 +54,27 @@ static int own_attach(struct pvclock_kvm *kvm, const struct pvclock_kvm_config *
 				   "own mode needs Linux 5.10 or newer, steer mode does not.");
 		return -ENOTSUP;
 	}
-	error = pvclock_kvm_merge_filter(config->msr_filter, &merged, reason);
+	error = pvclock_kvm_set_user_space_msr(kvm, config->user_space_msr_mask, reason);
+	if (error == 0)
+		error = pvclock_kvm_set_filter(kvm, config->msr_filter, reason);
 	if (error)
-		return error;
-	error = config->msr_filter ? pvclock_kvm_copy_filter(config->msr_filter, &kvm->theirs) : 0;
-	if (error)
-		goto out;
-	kvm->user_space_msr_mask = config->user_space_msr_mask;
-	error = enable_exits(kvm, config->user_space_msr_mask | KVM_MSR_EXIT_REASON_FILTER);
-	if (error >= 0)
-		error = kvm_ioctl(kvm, kvm->vm_fd, KVM_X86_SET_MSR_FILTER, &merged.filter);
-	if (error < 0) {
-		pvclock_reason_set(reason, PVCLOCK_REASON_OS, "KVM refused the MSR filter (%s); steer mode needs none.",
-				   strerror(-error));
-		enable_exits(kvm, config->user_space_msr_mask);
-		pvclock_msr_filter_clear(&kvm->theirs);
-	} else {
-		error = 0;
-	}
-out:
-	pvclock_msr_filter_clear(&merged);
+		pvclock_kvm_tell_exits(kvm, config->user_space_msr_mask);
 	return error;
 }
 
 static void own_detach(struct pvclock_kvm *kvm)
 {
-	struct kvm_msr_filter none = { .flags = KVM_MSR_FILTER_DEFAULT_ALLOW };
-
-	kvm_ioctl(kvm, kvm->vm_fd, KVM_X86_SET_MSR_FILTER, kvm->theirs.bitmaps ? &kvm->theirs.filter : &none);
-	enable_exits(kvm, kvm->user_space_msr_mask);
+	pvclock_kvm_tell_filter(kvm, kvm->theirs.bitmaps ? &kvm->theirs.filter : NULL);
+	pvclock_kvm_tell_exits(kvm, kvm->user_space_msr_mask);
 	pvclock_msr_filter_clear(&kvm->theirs);
+}
+
+static int own_slope(const struct pvclock_kvm *kvm, const struct pvclock_slope *host, struct pvclock_slope *guest)
+{
+	struct pvclock_tsc_transform tsc;
+
+	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &tsc);
+	return pvclock_slope_to_guest(host, &tsc, guest) ? 0 : -EINVAL;
 }
 
 static int own_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
@@ -72,6 +88,8 @@ static int own_handle_msr(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, st
 
 	if (run->exit_reason == KVM_EXIT_X86_WRMSR) {
 		error = pvclock_vcpu_write_msr(vcpu, run->msr.index, run->msr.data);
+		if (error == 0 && run->msr.index != PVCLOCK_MSR_WALL_CLOCK && run->msr.index != PVCLOCK_MSR_WALL_CLOCK_OLD)
+			registered(kvm, vcpu);
 	} else {
 		uint64_t value = 0;
 
@@ -92,18 +110,51 @@ static int own_handle_msr(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, st
 	return error == 0 || error == -EINVAL ? 1 : error;
 }
 
+static int own_pause(struct pvclock_kvm *kvm)
+{
+	size_t i;
+
+	for (i = 0; i < kvm->vcpu_count; i++)
+		ask_witness(kvm, &kvm->vcpus[i]);
+	return 0;
+}
+
 static int own_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason)
 {
+	uint64_t msr;
+	size_t i;
+
 	(void)correction; /* the line did not change: nothing to correct */
 	(void)reason;
+	for (i = 0; i < kvm->vcpu_count; i++) /* registrations that came with a record or an arrival */
+		if (!kvm->vcpus[i].witness && pvclock_vcpu_read_msr(kvm->vcpus[i].vcpu, PVCLOCK_MSR_SYSTEM_TIME, &msr) == 0 &&
+		    (msr & PVCLOCK_MSR_ENABLE))
+			plant_witness(kvm, &kvm->vcpus[i]);
 	return pvclock_vm_resume(kvm->vm);
 }
 
+/*
+ * After a restore or an arrival. The kernel's own clock is what Hyper-V's and Xen's interfaces are computed from: it goes on from where the guest's does,
+ * as well as one call can say it.
+ */
+static int own_arrived(struct pvclock_kvm *kvm)
+{
+	uint64_t now;
+	int error = pvclock_vm_now(kvm->vm, &now);
+
+	return error ? error : pvclock_kvm_set_clock(kvm, now);
+}
+
+
 const struct kvm_mode pvclock_kvm_mode_own = {
 	.mode = PVCLOCK_MODE_OWN,
+	.exits = KVM_MSR_EXIT_REASON_FILTER,
 	.attach = own_attach,
 	.detach = own_detach,
+	.slope = own_slope,
 	.start = own_start,
 	.handle_msr = own_handle_msr,
+	.pause = own_pause,
 	.resume = own_resume,
+	.arrived = own_arrived,
 };

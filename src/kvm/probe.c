@@ -51,8 +51,9 @@ static void probe_master_clock(const struct pvclock_os *os, int vm_fd, struct pv
 	if (length > 0 && strncmp(name, "tsc", 3) != 0 && strncmp(name, "hyperv", 6) != 0) {
 		name[strcspn(name, "\n")] = '\0';
 		pvclock_reason_set(&found->master_clock_reason, PVCLOCK_REASON_NO_MASTER_CLOCK,
-				   "KVM's master clock is off because this kernel keeps time by %s, and KVM accepts only the TSC; "
-				   "own mode does without it.", name);
+				   "KVM's master clock is off because this kernel keeps time by %s, and KVM accepts only the "
+				   "TSC; %s.", name, strcmp(name, "kvm-clock") == 0 ? "own mode does without it, where this machine's line is known" :
+				   "have the kernel keep time by the TSC again");
 		return;
 	}
 	pvclock_reason_set(&found->master_clock_reason, PVCLOCK_REASON_NO_MASTER_CLOCK,

@@ -97,6 +97,8 @@ int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *re
 	error = restore_offsets(kvm, record, reason);
 	if (error == 0 && kvm->mode->restore)
 		error = kvm->mode->restore(kvm, record, reason);
+	if (error == 0 && kvm->mode->arrived)
+		error = kvm->mode->arrived(kvm);
 	if (error && reason && reason->code == PVCLOCK_REASON_NONE)
 		pvclock_reason_set(reason, PVCLOCK_REASON_OS, "KVM did not take the clock's state (error %d).", -error);
 	return error;

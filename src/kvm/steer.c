@@ -184,7 +184,7 @@ static void explain(int error, const struct aim *aim, const struct pvclock_corre
 				   "KVM_GET_CLOCK does not know of this guest's scaled TSC, so KVM's clock can be set but not "
 				   "aimed; use own mode." :
 				   "KVM's master clock is off, so its clock can be set but not aimed, and the guest's is off by the "
-				   "time that KVM_SET_CLOCK takes; use own mode, or make the vCPUs' TSCs alike.");
+				   "time that KVM_SET_CLOCK takes; pvclock host says why, unless the vCPUs' TSCs differ.");
 		break;
 	case -ERANGE:
 		pvclock_reason_set(reason, PVCLOCK_REASON_STEER_RESIDUAL,
@@ -240,8 +240,21 @@ static int steer_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corr
 	return error ? error : resumed;
 }
 
+/* What KVM makes of its kHz. */
+static int steer_slope(const struct pvclock_kvm *kvm, const struct pvclock_slope *host, struct pvclock_slope *guest)
+{
+	int khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
+	struct pvclock_line line;
+
+	(void)host;
+	if (khz <= 0 || !pvclock_line_make_kvm(&line, 0, 0, (uint32_t)khz))
+		return -ENOTSUP;
+	return pvclock_slope_from_line(&line, guest) ? 0 : -EINVAL;
+}
+
 const struct kvm_mode pvclock_kvm_mode_steer = {
 	.mode = PVCLOCK_MODE_STEER,
+	.slope = steer_slope,
 	.pause = steer_pause,
 	.resume = steer_resume,
 	.save = pvclock_kernel_clock_save,

@@ -93,7 +93,7 @@ static int read_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcp
 	return estimate_tsc_offset(kvm, vcpu, known.offset, offset);
 }
 
-int pvclock_kvm_follow_tsc(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu)
+int pvclock_kvm_reread_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu)
 {
 	struct pvclock_tsc_transform transform;
 	uint64_t known;
@@ -128,6 +128,23 @@ int pvclock_kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, c
 	}
 	vcpu->catchup = catchup;
 	return pvclock_vcpu_set_tsc(vcpu->vcpu, &transform, catchup);
+}
+
+int pvclock_kvm_follow_tsc(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu)
+{
+	struct kvm_vcpu followed;
+	size_t i;
+	int error;
+
+	for (i = 0; i < kvm->vcpu_count && kvm->vcpus[i].vcpu != vcpu; i++)
+		;
+	if (i == kvm->vcpu_count)
+		return -ENOENT;
+	followed = kvm->vcpus[i];
+	error = pvclock_kvm_read_tsc(kvm, &followed, kvm->host.mantissa ? &kvm->host : NULL);
+	if (error == 0)
+		kvm->vcpus[i].catchup = followed.catchup;
+	return error;
 }
 
 int pvclock_kvm_read_tscs(struct pvclock_kvm *kvm, const struct pvclock_slope *host)

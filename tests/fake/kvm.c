@@ -70,34 +70,40 @@ static int fake_clock_gettime(void *ctx, clockid_t clock, struct timespec *ts)
 	return 0;
 }
 
-static int device_attr(struct fake_kvm *fake, unsigned long request, struct kvm_device_attr *attribute)
+static int device_attr(struct fake_kvm *fake, int fd, unsigned long request, struct kvm_device_attr *attribute)
 {
 	uint64_t *value = (uint64_t *)(uintptr_t)attribute->addr;
+	uint64_t *offset = fd == FAKE_VCPU_FD + 1 ? &fake->second_offset : &fake->offset;
 
 	if (fake->no_offset)
 		return -ENXIO;
 	if (request == KVM_GET_DEVICE_ATTR) {
-		*value = fake->offset;
+		*value = *offset;
 		return 0;
 	}
 	fake->offset_writes++;
 	if (!fake->offset_ignored)
-		fake->offset = *value;
+		*offset = *value;
 	return 0;
 }
 
-static int msrs(struct fake_kvm *fake, unsigned long request, void *arg)
+static int msrs(struct fake_kvm *fake, int fd, unsigned long request, void *arg)
 {
+	int second = fd == FAKE_VCPU_FD + 1;
+	uint64_t offset = second ? fake->second_offset : fake->offset;
 	struct { uint32_t count, pad; struct kvm_msr_entry entry; } *one = arg;
 	uint64_t *place = one->entry.index == PVCLOCK_MSR_SYSTEM_TIME ? &fake->system_time_msr :
-			  one->entry.index == PVCLOCK_MSR_WALL_CLOCK ? &fake->wall_clock_msr : NULL;
+			  one->entry.index == PVCLOCK_MSR_WALL_CLOCK ? &fake->wall_clock_msr :
+			  one->entry.index == 0x6e0 ? &fake->deadline[second] : NULL;
 
 	if (request == KVM_GET_MSRS && one->entry.index == 0x10) {
-		one->entry.data = fake->tsc + fake->offset;
+		one->entry.data = fake->tsc + offset;
 		return 1;
 	}
 	if (!place)
 		return 0;
+	if (one->entry.index == 0x6e0 && request == KVM_SET_MSRS)
+		fake->armed_with[second] = offset;
 	if (request == KVM_GET_MSRS)
 		one->entry.data = *place;
 	else
@@ -105,13 +111,33 @@ static int msrs(struct fake_kvm *fake, unsigned long request, void *arg)
 	return 1;
 }
 
+/* KVM copies all of it. */
+static int set_filter(struct fake_kvm *fake, const struct kvm_msr_filter *filter)
+{
+	fake->filter_calls++;
+	fake->filter = *filter;
+	for (unsigned int i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++) {
+		size_t size = (filter->ranges[i].nmsrs + 63u) / 64u * 8u;
+
+		if (size == 0)
+			continue;
+		memcpy(fake->bitmaps[i], filter->ranges[i].bitmap, size < FAKE_BITMAP ? size : FAKE_BITMAP);
+		fake->filter.ranges[i].bitmap = fake->bitmaps[i];
+	}
+	return 0;
+}
+
 static int fake_ioctl(void *ctx, int fd, unsigned long request, void *arg)
 {
 	struct fake_kvm *fake = ctx;
 	struct kvm_clock_data *clock = arg;
 
-	(void)fd;
 	pass(fake);
+	if (request == fake->refused) {
+		if (fake->refused_after == 0)
+			return -EPERM;
+		fake->refused_after--;
+	}
 	switch (request) {
 	case KVM_CHECK_EXTENSION:
 		return (uintptr_t)arg == KVM_CAP_TSC_CONTROL ? 0 : 1;
@@ -134,10 +160,16 @@ static int fake_ioctl(void *ctx, int fd, unsigned long request, void *arg)
 		return 0;
 	case KVM_GET_DEVICE_ATTR:
 	case KVM_SET_DEVICE_ATTR:
-		return device_attr(fake, request, arg);
+		return device_attr(fake, fd, request, arg);
 	case KVM_GET_MSRS:
 	case KVM_SET_MSRS:
-		return msrs(fake, request, arg);
+		return msrs(fake, fd, request, arg);
+	case KVM_X86_SET_MSR_FILTER:
+		return set_filter(fake, arg);
+	case KVM_ENABLE_CAP:
+		fake->exits_calls++;
+		fake->exits = ((struct kvm_enable_cap *)arg)->args[0];
+		return 0;
 	case KVM_KVMCLOCK_CTRL:
 		fake->ctrl_calls++;
 		return 0;

@@ -8,7 +8,12 @@
 #define TESTS_FAKE_KVM_H
 
 #include <pvclock/os.h>
+
+#include <linux/kvm.h>
 #include <stdbool.h>
+
+#define FAKE_VCPU_FD 4 /* of the first vCPU; the second one's is the next */
+#define FAKE_BITMAP 64 /* bytes of a range's bitmap that are looked at */
 
 struct fake_kvm {
 	struct pvclock_os os;
@@ -16,7 +21,10 @@ struct fake_kvm {
 	uint64_t tsc;          /* virtual host TSC; every call takes some ticks */
 	uint64_t call_ticks, jitter_ticks;
 	uint32_t khz;
-	uint64_t offset;       /* the TSC offset that really holds */
+	uint64_t offset;       /* the TSC offset that really holds, of the first vCPU */
+	uint64_t second_offset; /* of the second one */
+	uint64_t deadline[2];  /* IA32_TSC_DEADLINE of either; and with which offset KVM armed its timer */
+	uint64_t armed_with[2];
 	bool offset_ignored;   /* accepts offsets and does nothing */
 	bool no_offset;        /* knows no such attribute */
 	bool master_clock;
@@ -25,6 +33,13 @@ struct fake_kvm {
 	uint64_t system_time_msr, wall_clock_msr;
 	unsigned int set_clock_calls, offset_writes, ctrl_calls;
 	int64_t realtime_ns; /* CLOCK_REALTIME at TSC 0 */
+	/* what it was told to filter, and what to exit for */
+	struct kvm_msr_filter filter;
+	uint8_t bitmaps[KVM_MSR_FILTER_MAX_RANGES][FAKE_BITMAP];
+	uint64_t exits;
+	unsigned int filter_calls, exits_calls;
+	unsigned long refused;      /* a request that fails with -EPERM ... */
+	unsigned int refused_after; /* ... after it was granted so often */
 };
 
 void fake_kvm_init(struct fake_kvm *fake, uint64_t seed);

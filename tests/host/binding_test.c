@@ -5,7 +5,7 @@
  */
 #include "../fake/kvm.h"
 
-#include <pvclock/kvm.h>
+#include "../../src/kvm/kvm.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -553,6 +553,46 @@ static void own_exits_are_answered(void **state)
 	free(run);
 }
 
+/* An INIT drops a vCPU's registration, and only the kernel sees it. The page is the guest's again, for whatever it likes. */
+static void p10_own_sees_an_init(void **state)
+{
+	struct machine m;
+	struct kvm_run *run = calloc(1, sizeof(*run));
+	struct pvclock_slope host;
+	uint64_t msr;
+
+	(void)state;
+	machine_init(&m, 5, PVCLOCK_MODE_OWN);
+	pvclock_slope_from_khz(m.fake.khz, &host);
+	assert_int_equal(pvclock_kvm_start(m.kvm, &host), 0);
+	run->exit_reason = KVM_EXIT_X86_WRMSR;
+	run->msr.index = PVCLOCK_MSR_SYSTEM_TIME;
+	run->msr.data = 128 + 1;
+	for (int round = 0; round < 2; round++) {
+		assert_int_equal(pvclock_kvm_handle_exit(m.kvm, m.vcpu, run), 1);
+		assert_true(m.fake.system_time_msr != 0 && !(m.fake.system_time_msr & PVCLOCK_MSR_ENABLE));
+		assert_int_equal(pvclock_kvm_pause(m.kvm), 0);
+		assert_int_equal(pvclock_kvm_resume(m.kvm, NULL, NULL), 0);
+		pvclock_vcpu_read_msr(m.vcpu, PVCLOCK_MSR_SYSTEM_TIME, &msr);
+		assert_int_equal(msr, 128 + 1); /* nothing happened */
+		m.fake.system_time_msr = 0;
+		memset(m.memory, 0xa5, sizeof(m.memory));
+		assert_int_equal(pvclock_kvm_pause(m.kvm), 0);
+		assert_int_equal(pvclock_kvm_resume(m.kvm, NULL, NULL), 0);
+		pvclock_vcpu_read_msr(m.vcpu, PVCLOCK_MSR_SYSTEM_TIME, &msr);
+		assert_int_equal(msr, 0);
+		for (size_t i = 0; i < sizeof(m.memory); i++)
+			assert_int_equal(m.memory[i], 0xa5);
+	}
+	/* A registration that came with a restore is watched from the resume on. */
+	pvclock_vcpu_restore_msr(m.vcpu, PVCLOCK_MSR_SYSTEM_TIME, 256 + 1);
+	pvclock_kvm_pause(m.kvm);
+	pvclock_kvm_resume(m.kvm, NULL, NULL);
+	assert_true(m.fake.system_time_msr != 0 && !(m.fake.system_time_msr & PVCLOCK_MSR_ENABLE));
+	machine_clear(&m);
+	free(run);
+}
+
 /* Live update in each mode: a second VM takes the first one's record, and the guest's function is the same. */
 static void restore_once(enum pvclock_mode mode, uint64_t seed)
 {
@@ -642,6 +682,7 @@ int main(void)
 		cmocka_unit_test(p3_another_slope_is_declared),
 		cmocka_unit_test(an_impossible_slope_is_refused),
 		cmocka_unit_test(own_exits_are_answered),
+		cmocka_unit_test(p10_own_sees_an_init),
 		cmocka_unit_test(p1_restore_in_every_mode),
 	};
 

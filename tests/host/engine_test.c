@@ -236,19 +236,32 @@ static void offsets_far_behind_keep_the_clock(void **state)
 static void dirty_pages_are_told_once(void **state)
 {
 	struct fixture *f = *state;
-	struct pvclock_gpa pages[8];
+	const struct pvclock_gpa base = { MEMORY_GPA }, second = { MEMORY_GPA + 0x1000 }, below = { 0 };
+	uint8_t bitmap[4] = { 0, 0, 0, 0x80 }; /* somebody's own bit stays */
 
 	start(f);
-	assert_int_equal(pvclock_vm_take_dirty(f->vm, pages, 8), 0);
+	assert_int_equal(pvclock_vm_take_dirty(f->vm, base, MEMORY_SIZE, bitmap), 0);
 	pvclock_vcpu_write_msr(f->vcpu[0], PVCLOCK_MSR_SYSTEM_TIME, MEMORY_GPA + 0xff0 + 1); /* across a page boundary */
 	pvclock_vcpu_write_msr(f->vcpu[1], PVCLOCK_MSR_SYSTEM_TIME, MEMORY_GPA + 0x1040 + 1);
 	pvclock_vcpu_write_msr(f->vcpu[0], PVCLOCK_MSR_WALL_CLOCK, MEMORY_GPA + MEMORY_SIZE - 12);
-	assert_int_equal(pvclock_vm_take_dirty(f->vm, pages, 2), 2);
-	assert_int_equal(pages[0].address, MEMORY_GPA);
-	assert_int_equal(pages[1].address, MEMORY_GPA + 0x1000);
-	assert_int_equal(pvclock_vm_take_dirty(f->vm, pages, 8), 1);
-	assert_int_equal(pages[0].address, MEMORY_GPA + 0xf000);
-	assert_int_equal(pvclock_vm_take_dirty(f->vm, pages, 8), 0);
+	assert_int_equal(pvclock_vm_take_dirty(f->vm, second, 0x1000, bitmap), 1); /* a slot that is a part of the memory */
+	assert_int_equal(bitmap[0], 0x01);
+	assert_int_equal(pvclock_vm_take_dirty(f->vm, base, MEMORY_SIZE, bitmap), 2);
+	assert_int_equal(bitmap[0], 0x01);
+	assert_int_equal(bitmap[1], 0x80);
+	assert_int_equal(bitmap[3], 0x80);
+	assert_int_equal(pvclock_vm_take_dirty(f->vm, base, MEMORY_SIZE, bitmap), 0);
+
+	/* one that begins below the memory, and one that is not there */
+	pvclock_vcpu_write_msr(f->vcpu[0], PVCLOCK_MSR_WALL_CLOCK, MEMORY_GPA);
+	assert_int_equal(pvclock_vm_take_dirty(f->vm, below, MEMORY_GPA, bitmap), 0);
+	assert_int_equal(pvclock_vm_take_dirty(f->vm, (struct pvclock_gpa){ MEMORY_GPA + MEMORY_SIZE }, 0x1000, bitmap), 0);
+	memset(bitmap, 0, sizeof(bitmap));
+	assert_int_equal(pvclock_vm_take_dirty(f->vm, (struct pvclock_gpa){ MEMORY_GPA - 0x3000 }, 0x4000, bitmap), 1);
+	assert_int_equal(bitmap[0], 0x08);
+	pvclock_vcpu_write_msr(f->vcpu[0], PVCLOCK_MSR_WALL_CLOCK, MEMORY_GPA);
+	assert_int_equal(pvclock_vm_take_dirty(f->vm, below, UINT64_MAX, NULL), 1); /* forgotten */
+	assert_int_equal(pvclock_vm_take_dirty(f->vm, base, MEMORY_SIZE, bitmap), 0);
 }
 
 static void memory_may_come_and_go(void **state)

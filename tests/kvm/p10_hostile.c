@@ -55,11 +55,18 @@ static void take(void *ctx, unsigned int vcpu, const struct vmm_ring_entry *entr
 	}
 }
 
-static void attack(struct live *live, const char *mode)
+/* `pvclock`: the VMM has KVM's own clock, and `pvclock run` gives it another; NULL: the VMM does so itself. */
+static void attack(struct live *live, const char *mode, const char *pvclock)
 {
 	struct log log = { .judged = !strcmp(mode, "own") };
 	char *payload = harness_path("hostile.elf");
-	const struct harness_options options = { .vmm = live->vmm, .payload = payload, .mode = mode, .vcpus = 2 };
+	const struct harness_options options = {
+		.vmm = live->vmm,
+		.payload = payload,
+		.mode = pvclock ? "stock" : mode,
+		.vcpus = 2,
+		.under = { pvclock, "run", "--mode", mode, "--" },
+	};
 	struct harness harness;
 	uint64_t dropped = 0;
 	bool ended;
@@ -86,13 +93,17 @@ static void attack(struct live *live, const char *mode)
 			   (unsigned long long)log.wrong);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	bool preload = argc > 1 && !strcmp(argv[1], "preload");
+	const char *pvclock = preload ? getenv("PVCLOCK_COMMAND") : NULL;
 	struct live live;
 
 	live_begin(&live);
-	attack(&live, "own");
+	if (preload && !pvclock)
+		live_check(&live, false, "PVCLOCK_COMMAND names the command");
+	attack(&live, "own", pvclock);
 	/* There the kernel answers for itself; the guest has to come through all the same. */
-	attack(&live, "steer");
+	attack(&live, "steer", pvclock);
 	return live_end(&live);
 }

@@ -21,8 +21,20 @@ uint64_t fake_host_random(struct fake_host *host, uint64_t below)
 	return below == 0 ? 0 : next(&host->random) % below;
 }
 
+pvclock_s128 fake_clock_ns(const struct fake_clock *clock, uint64_t ticks)
+{
+	if (clock->hyperv.scale != 0)
+		return (pvclock_s128)(int64_t)pvclock_hyperv_time(&clock->hyperv, ticks) * 100;
+	return pvclock_line_ns(&clock->line, ticks);
+}
+
 uint64_t fake_host_raw(const struct fake_host *host, uint64_t ticks)
 {
+	if (host->virtual) {
+		pvclock_s128 ns = fake_clock_ns(&host->clock, ticks);
+
+		return (uint64_t)(host->constant + (ns > host->floor ? ns : host->floor));
+	}
 	return (uint64_t)((host->constant + (pvclock_s128)host->mult * ticks) >> host->shift);
 }
 
@@ -106,6 +118,10 @@ static void cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t regs[4])
 		regs[2] = host->hypervisor ? 1u << 31 : 0;
 	else if (leaf == 0x80000000u)
 		regs[0] = host->extended_leaves ? 0x80000008u : 0x80000004u;
+	else if (leaf == 0x40000000u + host->kvm_leaf)
+		memcpy(&regs[1], "KVMKVMKVM\0\0", 12);
+	else if (leaf == 0x40000001u + host->kvm_leaf)
+		regs[0] = host->stable_bit ? 1u << 24 : ~(1u << 24);
 	else if (leaf == 0x80000007u)
 		/* a CPU without the leaf answers with another leaf's bits */
 		regs[3] = host->invariant || !host->extended_leaves ? 1u << 8 : 0;
@@ -128,9 +144,20 @@ static int sleep_ns(void *ctx, uint64_t ns)
 	return 0;
 }
 
+static const void *clock_page(void *ctx, enum pvclock_clock_page page)
+{
+	const struct fake_host *host = ctx;
+
+	bool hyperv = page == PVCLOCK_CLOCK_PAGE_HYPERV;
+
+	if (!host->virtual || host->page_hidden || hyperv != (host->hyperv_page.scale != 0))
+		return NULL;
+	return hyperv ? (const void *)&host->hyperv_page : &host->page;
+}
+
 static const struct pvclock_os_ops ops = {
 	.read_tsc = read_tsc, .clock_gettime = get_time, .ioctl = control, .read_file = read_file, .cpuid = cpuid,
-	.sleep = sleep_ns,
+	.sleep = sleep_ns, .clock_page = clock_page,
 };
 
 void fake_host_init(struct fake_host *host, uint32_t khz, uint64_t seed)
@@ -172,4 +199,81 @@ void fake_host_change_mult(struct fake_host *host, uint32_t mult)
 {
 	host->constant += ((pvclock_s128)host->mult - (pvclock_s128)mult) * (pvclock_s128)host->ticks;
 	host->mult = mult;
+}
+
+/* --- hosts that are virtual machines --------------------------------------------------------- */
+
+void fake_host_publish(struct fake_host *host)
+{
+	struct fake_hyperv_page *page = &host->hyperv_page;
+
+	if (host->clock.hyperv.scale == 0) {
+		pvclock_page_write(&host->page, &host->clock.line, host->page.flags);
+		return;
+	}
+	page->scale = host->clock.hyperv.scale;
+	page->offset = host->clock.hyperv.offset;
+	if (++page->sequence == UINT32_MAX)
+		page->sequence = 1;
+}
+
+/* With a slope from khz, through this ns now. */
+static void set_clock(struct fake_host *host, bool hyperv, uint64_t ns)
+{
+	struct fake_clock *clock = &host->clock;
+
+	(void)pvclock_line_make_kvm(&clock->line, host->ticks, ns, host->khz);
+	if (hyperv)
+		(void)pvclock_line_to_hyperv(&clock->line, &clock->hyperv);
+}
+
+void fake_host_init_virtual(struct fake_host *host, bool hyperv, uint32_t khz, uint64_t seed)
+{
+	fake_host_init(host, khz, seed);
+	host->virtual = host->hypervisor = host->stable_bit = true;
+	/* after Hyper-V's own leaves, if those are shown as well */
+	host->kvm_leaf = hyperv ? 0x20000 : (uint32_t)(seed % 3) * 0x100;
+	host->invariant = false;
+	snprintf(host->current, sizeof(host->current), hyperv ? "hyperv_clocksource_tsc_page" : "kvm-clock");
+	snprintf(host->available, sizeof(host->available), "%s tsc acpi_pm", host->current);
+	host->page.flags = PVCLOCK_TSC_STABLE;
+	host->page.version = (uint32_t)fake_host_random(host, 1000000) * 2;
+	host->hyperv_page.sequence = (uint32_t)fake_host_random(host, UINT32_MAX - 1) + 1;
+	/* published some time ago, at a system time that has nothing to do with RAW's */
+	set_clock(host, hyperv, fake_host_random(host, 1ull << 50));
+	fake_host_publish(host);
+	fake_host_pass(host, fake_host_random(host, 1ull << 45));
+	host->constant = (pvclock_s128)fake_host_random(host, 1ull << 50) - fake_clock_ns(&host->clock, host->ticks);
+	host->floor = fake_clock_ns(&host->clock, host->ticks);
+}
+
+/* A timer interrupt of up to 4 ms ago read the clock: no reading is below that one. */
+static void remember_reading(struct fake_host *host)
+{
+	uint64_t ago = fake_host_ticks(host, fake_host_random(host, 4000000));
+	pvclock_s128 ns = fake_clock_ns(&host->clock, host->ticks - ago);
+
+	if (ns > host->floor)
+		host->floor = ns;
+}
+
+void fake_host_move(struct fake_host *host, int64_t ns)
+{
+	struct fake_clock *clock = &host->clock;
+
+	remember_reading(host);
+	clock->hyperv.offset += ns / 100;
+	pvclock_line_reanchor(&clock->line, host->ticks);
+	clock->line.ns += (uint64_t)ns;
+	fake_host_publish(host);
+}
+
+void fake_host_change_khz(struct fake_host *host, uint32_t khz)
+{
+	pvclock_s128 ns = fake_clock_ns(&host->clock, host->ticks);
+
+	remember_reading(host);
+	host->khz = khz;
+	set_clock(host, host->clock.hyperv.scale != 0, (uint64_t)ns);
+	fake_host_publish(host);
 }

@@ -466,12 +466,16 @@ static void other_clocksources_are_named(void **unused)
 	} cases[] = {
 		{ "hpet", "hpet acpi_pm", { "hpet", "no function of the TSC", "dmesg" } },
 		{ "acpi_pm", "tsc acpi_pm", { "acpi_pm", "no function of the TSC", "echo tsc > /sys/" } },
-		{ "kvm-clock", "kvm-clock tsc acpi_pm", { "kvm-clock", "cannot learn yet", "echo tsc > /sys/" } },
-		{ "kvm-clock", "kvm-clock acpi_pm", { "kvm-clock", "cannot learn yet", "no tsc" } },
+		{ "xen", "xen tsc acpi_pm", { "xen", "cannot learn yet", "echo tsc > /sys/" } },
+		{ "xen", "xen acpi_pm", { "xen", "cannot learn yet", "no tsc" } },
 		/* a word that only begins like it */
-		{ "kvm-clock", "kvm-clock tsc-early", { "kvm-clock", "cannot learn yet", "no tsc" } },
-		{ "hyperv_clocksource_tsc_page", "tsc hyperv_clocksource_tsc_page",
-		  { "hyperv_clocksource_tsc_page", "cannot learn yet", "echo tsc" } },
+		{ "xen", "xen tsc-early", { "xen", "cannot learn yet", "no tsc" } },
+		{ "hyperv_clocksource_msr", "hyperv_clocksource_msr",
+		  { "hyperv_clocksource_msr", "no function", "no tsc" } },
+		/* a page that is not shown: the same way out */
+		{ "kvm-clock", "kvm-clock tsc acpi_pm", { "kvm-clock", "shows no pvclock page", "echo tsc > /sys/" } },
+		{ "hyperv_clocksource_tsc_page", "hyperv_clocksource_tsc_page",
+		  { "hyperv_clocksource_tsc_page", "shows no Hyper-V TSC page", "L0 make it stable." } },
 		{ "tsc-early", "tsc-early hpet", { "tsc-early", "refining", "try again" } },
 	};
 
