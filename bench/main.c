@@ -2,6 +2,7 @@
 /* main.c - runs the benches and prints a line a figure: name value limit PASS|FAIL|SKIP (detail). 1 if any failed. */
 #include "bench.h"
 #include "deadline.h"
+#include "gate.h"
 
 #include <stdarg.h>
 #include <stdbool.h>
@@ -116,6 +117,7 @@ static const struct {
 	{ "deadline", bench_first_tick, "the first tick of a time, by reciprocal and by division" },
 	{ "publish", bench_publish, "publishing to 16 and to 4096 vCPUs" },
 	{ "steer", bench_steer, "aiming the kernel's clock after a pause, on a real KVM" },
+	{ "exits", bench_exits, "what the preload costs for exits that are not the clock's, on a real KVM" },
 };
 
 #define BENCHES (sizeof(benches) / sizeof(*benches))
@@ -133,6 +135,8 @@ int main(int argc, char **argv)
 	struct bench bench = { .first = true };
 	bool chosen[BENCHES] = { false }, any = false;
 
+	if (argc == 2 && strcmp(argv[1], "--exits-worker") == 0) /* said by this program to a copy of itself */
+		return bench_exits_worker();
 	for (int a = 1; a < argc; a++) {
 		size_t i;
 

@@ -20,6 +20,7 @@ enum {
 /* argv[0] is the subcommand's name. Each returns an exit code. */
 int host_command(int argc, char **argv);
 int guest_command(int argc, char **argv);
+int run_command(int argc, char **argv);
 
 /* --- common.c ----------------------------------------------------------------------- */
 

@@ -4,27 +4,12 @@
 #define PVCLOCK_TOOL_GUEST_H
 
 #include "command.h"
+#include "vvar_page.h"
 
 #include <pvclock/guest.h>
 
 #include <stdbool.h>
 #include <sys/utsname.h>
-
-/* --- guest_page.c: vCPU 0's page, as the vDSO sees it ---------------------------------------- */
-
-enum page_found {
-	PAGE_FOUND,
-	PAGE_NO_MAPPING, /* this process has no vDSO data */
-	PAGE_FAULTS,     /* it is mapped, but the kernel does not put a page there */
-	PAGE_NONSENSE,   /* what is there is no page */
-	PAGE_BUSY,       /* the host never finished writing it */
-};
-
-/*
- * Looks for it where Linux maps it, in a child process, since a look may be fatal (SIGBUS). *page is then safe
- * to read here, for the kernel never takes it away.
- */
-enum page_found find_page(const struct pvclock_page **page, struct pvclock_snapshot *snapshot);
 
 /* --- guest_warp.c: does time go back when it is read on another CPU? ------------------------------ */
 

@@ -16,6 +16,39 @@ static uint64_t source_millihertz(const struct pvclock_source_state *source)
 	return millihertz(source->mult, 32 - (int)source->shift);
 }
 
+/* Where the line is from: for programs, and for people. */
+static const char *from_name(enum pvclock_source_from from)
+{
+	switch (from) {
+	case PVCLOCK_SOURCE_FROM_KVM_PAGE:
+		return "kvm-page";
+	case PVCLOCK_SOURCE_FROM_HYPERV_PAGE:
+		return "hyperv-page";
+	case PVCLOCK_SOURCE_FROM_SAMPLES:
+	default:
+		return "samples";
+	}
+}
+
+static const char *from_text(enum pvclock_source_from from)
+{
+	switch (from) {
+	case PVCLOCK_SOURCE_FROM_KVM_PAGE:
+		return "read from the hypervisor's pvclock page and verified";
+	case PVCLOCK_SOURCE_FROM_HYPERV_PAGE:
+		return "read from Hyper-V's TSC page (here its nearest 32 bits) and verified";
+	case PVCLOCK_SOURCE_FROM_SAMPLES:
+	default:
+		return "proven";
+	}
+}
+
+/* The best estimate against the line, in ppb: what the samples by themselves can say of a page. */
+static double residual_ppb(const struct pvclock_source_state *source)
+{
+	return source->residual / source->mult * 1e9;
+}
+
 static void print_line(const struct host *host)
 {
 	const struct pvclock_source_state *source = &host->source;
@@ -25,11 +58,16 @@ static void print_line(const struct host *host)
 		print_item("line", "none (%s)", pvclock_reason_name(host->source_reason.code));
 		return;
 	}
-	print_item("line", "%" PRIu32 " / 2^%u ns per tick, proven: a TSC of %" PRIu64 ".%03" PRIu64 " Hz",
-		   source->mult, source->shift, mhz / 1000, mhz % 1000);
-	print_item("", "%" PRIu64 " samples in %.2f s, narrowest bracket %" PRIu64 " ticks, best estimate off by %+.4f "
-		   "of one unit", source->samples, (double)source->elapsed_ns / 1e9, source->bracket_ticks,
-		   source->residual);
+	print_item("line", "%" PRIu32 " / 2^%u ns per tick, %s: a TSC of %" PRIu64 ".%03" PRIu64 " Hz",
+		   source->mult, source->shift, from_text(source->from), mhz / 1000, mhz % 1000);
+	if (source->from == PVCLOCK_SOURCE_FROM_SAMPLES)
+		print_item("", "%" PRIu64 " samples in %.2f s, narrowest bracket %" PRIu64 " ticks, best estimate off "
+			   "by %+.4f of one unit", source->samples, (double)source->elapsed_ns / 1e9,
+			   source->bracket_ticks, source->residual);
+	else
+		print_item("", "%" PRIu64 " samples in %.2f s, narrowest bracket %" PRIu64 " ticks, none against it; "
+			   "best estimate off by %+.0f ppb", source->samples, (double)source->elapsed_ns / 1e9,
+			   source->bracket_ticks, residual_ppb(source));
 	print_item("as a page", "mul %" PRIu32 ", shift %d: %s", host->page.mul, host->page.shift,
 		   host->page_exact ? "exact" : "the nearest of 32 bits, up to 0.233 ppb off");
 }
@@ -79,6 +117,7 @@ static json_t *line_to_json(const struct host *host)
 		json_object_set_new(object, "reason", reason);
 		return object;
 	}
+	set_text(object, "from", from_name(source->from));
 	set_number(object, "mult", source->mult);
 	set_number(object, "shift", source->shift);
 	set_number(object, "millihertz", source_millihertz(source));
@@ -87,6 +126,7 @@ static json_t *line_to_json(const struct host *host)
 	set_number(object, "bracket_ticks", source->bracket_ticks);
 	set_real(object, "estimate", source->estimate);
 	set_real(object, "residual", source->residual);
+	set_real(object, "residual_ppb", residual_ppb(source));
 	page = json_object();
 	set_number(page, "mul", host->page.mul);
 	json_object_set_new(page, "shift", json_integer(host->page.shift));

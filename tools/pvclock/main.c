@@ -12,6 +12,7 @@ static const struct command {
 } commands[] = {
 	{ "host", host_command, "what this machine's clock and its KVM can give to virtual machines" },
 	{ "guest", guest_command, "what clock this virtual machine was given, and how well it runs" },
+	{ "run", run_command, "start an unmodified VMM (QEMU) whose machines keep their clocks" },
 };
 
 static void print_help(FILE *to)

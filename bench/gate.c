@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * gate.c (bench) - the preload's own part of an exit: from the descriptor to the vCPU, through the gate, a KVM_RUN that comes back at
+ * once, and the look at its exit. Its rooms are compiled in here as they are; what they call of the others does nothing.
+ */
+#include "gate.h"
+
+#include "../tools/preload/preload.h"
+
+#define CALLS 20000
+#define RUNS 201
+#define FD 100
+#define LIMIT 1.0
+
+_Thread_local unsigned int passing;
+
+int kernel_ioctl(int fd, unsigned long request, void *arg)
+{
+	(void)request;
+	(void)arg;
+	return fd < 0;
+}
+
+void vm_go_on(struct vm *vm)
+{
+	(void)vm;
+}
+
+void say(const char *format, ...)
+{
+	(void)format;
+}
+
+static double tsc(void)
+{
+	double began = bench_ticks();
+	uint64_t sum = 0;
+
+	for (unsigned int i = 0; i < CALLS; i++)
+		sum += pvclock_read_tsc().ticks;
+	bench_use(sum);
+	return (bench_ticks() - began) / CALLS;
+}
+
+static double gate(void)
+{
+	double began = bench_ticks();
+	uint64_t sum = 0;
+
+	for (unsigned int i = 0; i < CALLS; i++) {
+		struct object *object = object_find(FD);
+
+		sum += (uint64_t)vcpu_run((struct vcpu *)object, NULL);
+	}
+	bench_use(sum);
+	return (bench_ticks() - began) / CALLS;
+}
+
+void bench_gate(struct bench *bench)
+{
+	static double tsc_samples[RUNS], gate_samples[RUNS];
+	static struct kvm_run run = { .exit_reason = KVM_EXIT_IO };
+	struct vm vm = { .lock = PTHREAD_MUTEX_INITIALIZER };
+	struct vcpu vcpu = { .object = { OBJECT_VCPU, FD, 0 }, .vm = &vm, .run = &run };
+	double tsc_median, gate_median;
+
+	/* neither is looked into by an exit that is not the clock's */
+	vm.kvm = (struct pvclock_kvm *)&vm;
+	vcpu.clock = (struct pvclock_vcpu *)&vcpu;
+	if (!object_add(&vcpu.object)) {
+		bench_skip(bench, "preload_gate_per_ordered_tsc", LIMIT, "no memory");
+		return;
+	}
+	for (unsigned int i = 0; i < RUNS; i++) {
+		tsc_samples[i] = tsc();
+		gate_samples[i] = gate();
+	}
+	tsc_median = bench_median(tsc_samples, RUNS);
+	gate_median = bench_median(gate_samples, RUNS);
+	bench_figure(bench, "preload_gate_per_ordered_tsc", gate_median / tsc_median, LIMIT, "%.1f to %.1f ticks", gate_median, tsc_median);
+	object_remove(FD);
+}

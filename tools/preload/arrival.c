@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * arrival.c - a VM from a snapshot or another host. What QEMU carries is the guest's memory, with every vCPU's clock page
+ * in it, their registrations and their counters: the clock, whole. No vCPU runs yet.
+ */
+#include "preload.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SNAP_NS 1000000000ull /* counters saved one after another differ by what that took; KVM itself allows 1 s */
+#define PPB_UNITS 18446744073.709551616 /* 2^-64 parts in a ppb */
+
+/* The line that the guest's own page holds for a vCPU. */
+static bool read_line(const struct vcpu *vcpu, struct pvclock_line *line)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} one = { .head = { .nmsrs = 1 }, .entry = { .index = PVCLOCK_MSR_SYSTEM_TIME } };
+	struct pvclock_snapshot snapshot;
+	uint64_t msr = 0;
+
+	if (vm_is(vcpu->vm, PVCLOCK_MODE_OWN))
+		pvclock_vcpu_read_msr(vcpu->clock, PVCLOCK_MSR_SYSTEM_TIME, &msr);
+	else if (kernel_ioctl(vcpu->object.fd, KVM_GET_MSRS, &one) == 1)
+		msr = one.entry.data;
+	if (!(msr & PVCLOCK_MSR_ENABLE) ||
+	    pvclock_vm_read_page(vcpu->vm->clock, (struct pvclock_gpa){ msr & ~(uint64_t)PVCLOCK_MSR_ENABLE }, &snapshot) != 0)
+		return false;
+	*line = snapshot.line;
+	return true;
+}
+
+/* Whether two ticks of one counter's are less than a second apart, by its line. */
+static bool close_by(const struct pvclock_line *line, uint64_t a, uint64_t b)
+{
+	struct pvclock_line zero = { .mul = line->mul, .shift = line->shift };
+
+	return pvclock_line_ns(&zero, a > b ? a - b : b - a) < SNAP_NS;
+}
+
+/*
+ * What a vCPU's counter is to be where the first one's is `first`. What was saved differs by the time between the two
+ * reads. The pages tell the true difference: two of one line have anchors exactly as far apart as their counters are.
+ * Without pages they are one, as KVM itself has it.
+ */
+static uint64_t true_tsc(const struct vcpu *vcpu, const struct pvclock_line *line, uint64_t first)
+{
+	struct pvclock_line own, rate = *line;
+	uint64_t tsc = first;
+
+	if (line->mul == 0 && !pvclock_line_make(&rate, 0, 0, &vcpu->vm->host, NULL))
+		return vcpu->tsc;
+	if (line->mul != 0 && read_line(vcpu, &own) && own.mul == line->mul && own.shift == line->shift && own.ns == line->ns)
+		tsc = first + (own.tsc - line->tsc);
+	return close_by(&rate, tsc, vcpu->tsc) ? tsc : vcpu->tsc;
+}
+
+/* The vCPU whose counter and page the others follow: the first that has both, else the first that has a counter. */
+static struct vcpu *choose_first(struct vm *vm, struct pvclock_line *line)
+{
+	struct vcpu *first = NULL;
+
+	for (size_t i = 0; i < vm->vcpu_count; i++) {
+		struct vcpu *vcpu = vm->vcpus[i];
+
+		if (!vcpu->has_tsc)
+			continue;
+		if (read_line(vcpu, line))
+			return vcpu;
+		if (first == NULL)
+			first = vcpu;
+	}
+	*line = (struct pvclock_line){ 0 };
+	return first;
+}
+
+bool vm_arrival_clock(struct vm *vm, uint64_t *ns)
+{
+	struct pvclock_line line;
+	const struct vcpu *first = choose_first(vm, &line);
+
+	if (first == NULL || line.mul == 0)
+		return false;
+	*ns = pvclock_line_ns(&line, first->tsc);
+	return true;
+}
+
+/* What of the function did not come along; empty: nothing was lost. */
+static const char *what_was_lost(const struct pvclock_arrived *arrived)
+{
+	if (arrived->exact)
+		return "";
+	return arrived->line_used ? "the rate: the page had another than this host runs at" : "the function: there was no page to take it from";
+}
+
+int vm_arrive(struct vm *vm)
+{
+	struct pvclock_arrival_tsc *tscs = calloc(vm->vcpu_count, sizeof(*tscs));
+	struct pvclock_arrival arrival = { .host = &vm->host, .tscs = tscs, .ns = vm->set ? vm->set_ns : UINT64_MAX };
+	struct pvclock_arrived arrived;
+	struct pvclock_reason reason;
+	struct vcpu *first;
+	int error;
+
+	if (tscs == NULL)
+		return -ENOMEM;
+	first = choose_first(vm, &arrival.line);
+	tscs[arrival.tsc_count++] = (struct pvclock_arrival_tsc){ first->clock, first->tsc };
+	for (size_t i = 0; i < vm->vcpu_count; i++) {
+		struct vcpu *vcpu = vm->vcpus[i];
+
+		/* One without, in a VM that has more vCPUs than its state: unplugged, and kept for another time; its page is gone. */
+		if (!vcpu->has_tsc && vm_is(vm, PVCLOCK_MODE_OWN))
+			pvclock_vcpu_restore_msr(vcpu->clock, PVCLOCK_MSR_SYSTEM_TIME, 0);
+		if (vcpu != first)
+			tscs[arrival.tsc_count++] = (struct pvclock_arrival_tsc){
+				vcpu->clock, vcpu->has_tsc ? true_tsc(vcpu, &arrival.line, first->tsc) : first->tsc };
+		vcpu->has_tsc = false;
+		vcpu->settled = false;
+	}
+	/* A guest that knows no clock (a reset), and a VMM that set none: the clock goes on as a clock. */
+	if (arrival.line.mul == 0 && arrival.ns == UINT64_MAX && pvclock_vm_now(vm->clock, &arrival.ns) != 0)
+		arrival.ns = 0;
+	error = pvclock_kvm_arrive(vm->kvm, &arrival, &arrived, &reason);
+	if (error)
+		say("the clock that this VM came with could not be taken over (%s); the guest gets a new one.",
+		    reason.text[0] != '\0' ? reason.text : strerror(-error));
+	else if (reason.text[0] != '\0')
+		say("%s", reason.text);
+	record_event("arrive", &reason, "\"error\":%d,\"tsc\":%llu,\"exact\":%s,\"from_page\":%s,\"rate_ppb\":%.6f,\"apart_ns\":%lld,\"vcpus\":%zu,\"lost\":\"%s\"",
+		     error, (unsigned long long)first->tsc, arrived.exact ? "true" : "false", arrived.line_used ? "true" : "false",
+		     (double)arrived.rate_difference / PPB_UNITS, (long long)arrived.apart_ns, arrival.tsc_count, what_was_lost(&arrived));
+	free(tscs);
+	return error;
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * events.c - a VMM says when it reads the clock and when it sets it, and means that the VM stops and goes on. No vCPU is
+ * inside KVM_RUN here, and none enters before the gate is opened again.
+ */
+#include "preload.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define NS_PER_SEC 1000000000ull
+
+static struct pvclock_host_tsc tsc_now(const struct vm *vm)
+{
+	return vm->os.ops->read_tsc(vm->os.ctx);
+}
+
+void vm_hold(struct vm *vm)
+{
+	struct timespec real = { 0 };
+
+	if (vm->held)
+		return;
+	vm->os.ops->clock_gettime(vm->os.ctx, CLOCK_REALTIME, &real);
+	vm->hold = tsc_now(vm);
+	vm->hold_realtime = (uint64_t)real.tv_sec * NS_PER_SEC + (uint64_t)real.tv_nsec;
+	vm->held = true;
+}
+
+/* Whether the line that the host runs by is still the one that was proven. */
+static void watch_source(struct vm *vm)
+{
+	struct pvclock_reason reason;
+
+	if (vm->source == NULL || pvclock_source_sample(vm->source, &reason) != -ENOTSUP)
+		return;
+	say("the host's clock has changed under this VM: %s", reason.text);
+	record_event("lost", &reason, "\"stable\":false");
+	pvclock_vm_declare_unstable(vm->clock, &reason);
+	pvclock_source_close(vm->source);
+	vm->source = NULL;
+}
+
+void vm_pause(struct vm *vm)
+{
+	int error;
+
+	if (vm->paused || !vm->started)
+		return;
+	vm_hold(vm);
+	watch_source(vm);
+	error = pvclock_kvm_pause(vm->kvm);
+	if (error)
+		say("the clock could not be held (%s); it goes on as it is.", strerror(-error));
+	vm->paused = error == 0;
+	record_event("pause", NULL, "\"host_tsc\":%llu", (unsigned long long)vm->hold.ticks);
+}
+
+/* --- going on ------------------------------------------------------------------------------------ */
+
+/* The first vCPU is there in every VM's state; another one's counter alone makes no arrival. */
+static bool counters_restored(const struct vm *vm)
+{
+	return vm->vcpus[0]->has_tsc;
+}
+
+static bool all_settled(const struct vm *vm)
+{
+	for (size_t i = 0; i < vm->vcpu_count; i++)
+		if (!vm->vcpus[i]->settled)
+			return false;
+	return true;
+}
+
+static void settle(struct vm *vm)
+{
+	for (size_t i = 0; i < vm->vcpu_count; i++) {
+		struct vcpu *vcpu = vm->vcpus[i];
+		bool wanted = vcpu->run->immediate_exit; /* by the VMM, and then KVM would not do what it postponed */
+		int error;
+
+		if (vcpu->settled)
+			continue;
+		if (wanted)
+			vcpu->run->immediate_exit = 0;
+		error = pvclock_kvm_settle(vm->kvm, vcpu->clock);
+		if (wanted)
+			vcpu->run->immediate_exit = 1;
+		if (error)
+			say("vCPU %u's clock may move by some ns at its next entry (%s).", vcpu->index, strerror(-error));
+		vcpu->settled = true;
+	}
+}
+
+static void start(struct vm *vm)
+{
+	int error = pvclock_kvm_start(vm->kvm, &vm->host);
+
+	if (error)
+		say("the clock could not be started (%s).", strerror(-error));
+	for (size_t i = 0; i < vm->vcpu_count; i++)
+		vm->vcpus[i]->settled = true; /* nobody has read a clock that could move */
+	vm->started = true;
+	record_event("start", NULL, "\"mode\":\"%s\",\"vcpus\":%zu", pvclock_mode_name(pvclock_kvm_mode(vm->kvm)),
+		     vm->vcpu_count);
+}
+
+/* The VMM wants another time than the one it was told: from here on the clock reads that. */
+static void set_time(struct vm *vm)
+{
+	const struct vcpu *first = vm->vcpus[0];
+	struct clock_data clock = { .clock = vm->set_ns };
+	struct pvclock_line line;
+	uint64_t now;
+
+	/* The kernel's own, which steer mode has not learnt yet, or which Hyper-V's and Xen's interfaces are computed from. */
+	kernel_ioctl(vm->fd, KVM_SET_CLOCK, &clock);
+	if (pvclock_vcpu_get_line(first->clock, &line) != 0)
+		return;
+	now = vcpu_tsc_at(first, tsc_now(vm));
+	line.ns = pvclock_line_ns(&line, now);
+	line.tsc = now;
+	record_event("set", NULL, "\"ns\":%llu,\"was\":%llu", (unsigned long long)vm->set_ns, (unsigned long long)line.ns);
+	line.ns = vm->set_ns;
+	pvclock_vcpu_set_line(first->clock, &line);
+}
+
+static void resume(struct vm *vm)
+{
+	struct pvclock_correction correction;
+	struct pvclock_reason reason = { 0 };
+	int error;
+
+	if (vm_is(vm, PVCLOCK_MODE_STEER))
+		settle(vm);
+	error = pvclock_kvm_resume(vm->kvm, &correction, &reason);
+	if (error)
+		say("%s", reason.text[0] != '\0' ? reason.text : strerror(-error));
+	record_event("resume", &reason,
+		     "\"error\":%d,\"residual_ns\":%lld,\"moved_ticks\":%lld,\"tries\":%u,\"elapsed_ns\":%llu,\"stable\":%s,"
+		     "\"blackout_ticks\":%llu", error, (long long)correction.residual_ns, (long long)correction.moved_ticks,
+		     correction.tries, (unsigned long long)correction.elapsed_ns,
+		     pvclock_vm_stable(vm->clock, NULL) ? "true" : "false",
+		     (unsigned long long)(vm->held ? tsc_now(vm).ticks - vm->hold.ticks : 0));
+	vm->paused = false;
+}
+
+/* Whether the VMM sets what it was told: to 1 us, for what it does in between may be arithmetic of its own. */
+static bool told(const struct vm *vm)
+{
+	return vm->told && vm->set_ns - vm->told_ns + 1000 <= 2000;
+}
+
+void vm_go_on(struct vm *vm)
+{
+	bool arrives = counters_restored(vm), another = vm->set && !told(vm);
+
+	if (arrives) {
+		vm_pause(vm);
+		if (vm_arrive(vm) == 0)
+			vm->paused = vm->started = true;
+	}
+	if (!vm->started)
+		start(vm);
+	if (another && !arrives)
+		set_time(vm);
+	if (vm_is(vm, PVCLOCK_MODE_STEER) && !all_settled(vm))
+		vm_pause(vm);
+	if (vm->paused)
+		resume(vm);
+	vm->held = vm->set = vm->told = false;
+}

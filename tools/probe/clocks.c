@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
+#include "clocks.h"
+
+#include <pvclock/guest.h>
+
+#include <time.h>
+
+static uint64_t read_tsc(void *context)
+{
+	(void)context;
+	return pvclock_read_tsc().ticks;
+}
+
+static uint64_t read_ns(void *context, enum probe_clock clock, unsigned int cpu)
+{
+	static const clockid_t ids[] = { [PROBE_RAW] = CLOCK_MONOTONIC_RAW, [PROBE_MONOTONIC] = CLOCK_MONOTONIC,
+					 [PROBE_BOOTTIME] = CLOCK_BOOTTIME, [PROBE_REALTIME] = CLOCK_REALTIME };
+	struct timespec ts;
+
+	(void)context;
+	(void)cpu;
+	clock_gettime(ids[clock], &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+const struct clocks *clocks_real(void)
+{
+	static const struct clocks real = { .tsc = read_tsc, .ns = read_ns };
+
+	return &real;
+}

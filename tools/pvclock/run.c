@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: MIT */
+/* run.c - `pvclock run`: starts a VMM with the preload in it. What the preload does is in tools/preload/. */
+#define _GNU_SOURCE
+#include "command.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PRELOAD_NAME "libpvclock-preload.so"
+
+static void print_help(void)
+{
+	puts("Usage: pvclock run [OPTION]... -- VMM [ARGUMENT]...\n"
+	     "\n"
+	     "Starts an unmodified VMM on KVM (QEMU, say) whose virtual machines have a clock that is kept through pauses,\n"
+	     "snapshots and migrations.\n"
+	     "\n"
+	     "  --mode MODE   own, steer or auto (default: own, where this host allows it, else steer)\n"
+	     "  --log FILE    a line of JSON for each event of each VM is added to FILE\n"
+	     "  --help        this text");
+}
+
+/* Where the preload is: beside this command in its build folder, or where it was installed. */
+static bool find_preload(char path[PATH_MAX])
+{
+	static const char *const places[] = { "../preload", "../lib/pvclock", "../lib/x86_64-linux-gnu/pvclock", "../lib64/pvclock" };
+	const char *named = getenv("PVCLOCK_PRELOAD");
+	char self[PATH_MAX - 64], candidate[PATH_MAX], *slash;
+	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+	if (named != NULL)
+		return realpath(named, path) != NULL;
+	if (length <= 0)
+		return false;
+	self[length] = '\0';
+	slash = strrchr(self, '/');
+	*slash = '\0';
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		snprintf(candidate, sizeof(candidate), "%s/%s/" PRELOAD_NAME, self, places[i]);
+		if (realpath(candidate, path) != NULL)
+			return true;
+	}
+	return false;
+}
+
+/* The file that execvp would start. */
+static int open_command(const char *name)
+{
+	const char *path = getenv("PATH"), *end;
+	char candidate[PATH_MAX];
+
+	if (strchr(name, '/') != NULL)
+		return open(name, O_RDONLY | O_CLOEXEC);
+	for (path = path ? path : "/usr/bin:/bin"; *path != '\0'; path = *end == '\0' ? end : end + 1) {
+		end = strchrnul(path, ':');
+		/* an empty element is the current folder */
+		snprintf(candidate, sizeof(candidate), "%.*s/%s", end == path ? 1 : (int)(end - path), end == path ? "." : path, name);
+		if (access(candidate, X_OK) == 0)
+			return open(candidate, O_RDONLY | O_CLOEXEC);
+	}
+	return -1;
+}
+
+/* Why the dynamic linker would not load the preload into this program; NULL if it will, as far as the file tells. */
+static const char *why_out_of_reach(const char *name)
+{
+	const char *why = NULL;
+	bool linked = false;
+	struct stat status;
+	Elf64_Ehdr head;
+	Elf64_Phdr part;
+	int fd = open_command(name);
+
+	if (fd < 0)
+		return "is not a program that can be found and read; name it with its path";
+	if (fstat(fd, &status) == 0 && (status.st_mode & (S_ISUID | S_ISGID)))
+		why = "is set-user-ID, and such programs take no preload";
+	/* a script is whatever its interpreter makes of it */
+	if (why == NULL && pread(fd, &head, sizeof(head), 0) == (ssize_t)sizeof(head) && memcmp(head.e_ident, ELFMAG, SELFMAG) == 0) {
+		if (head.e_ident[EI_CLASS] != ELFCLASS64 || head.e_machine != EM_X86_64)
+			why = "is not a program for x86-64, and the preload is";
+		for (unsigned int i = 0; why == NULL && i < head.e_phnum; i++)
+			linked |= pread(fd, &part, sizeof(part), (off_t)(head.e_phoff + i * sizeof(part))) == (ssize_t)sizeof(part) &&
+				  part.p_type == PT_INTERP;
+		if (why == NULL && !linked)
+			why = "is statically linked, and a preload reaches dynamically linked programs only";
+	}
+	close(fd);
+	return why;
+}
+
+/* By its whole path: a VMM that becomes a daemon changes its folder. */
+static bool name_log(const char *log)
+{
+	char here[PATH_MAX], whole[2 * PATH_MAX];
+
+	if (*log == '/' || getcwd(here, sizeof(here)) == NULL)
+		return *log == '/' && setenv("PVCLOCK_LOG", log, 1) == 0;
+	snprintf(whole, sizeof(whole), "%s/%s", here, log);
+	return setenv("PVCLOCK_LOG", whole, 1) == 0;
+}
+
+static bool known_mode(const char *mode)
+{
+	return strcmp(mode, "own") == 0 || strcmp(mode, "steer") == 0 || strcmp(mode, "auto") == 0 || strcmp(mode, "stock") == 0;
+}
+
+int run_command(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "mode", required_argument, NULL, 'm' },
+		{ "log", required_argument, NULL, 'l' },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	const char *mode = "auto", *log = NULL, *why, *before = getenv("LD_PRELOAD");
+	char preload[PATH_MAX], list[2 * PATH_MAX];
+	int option;
+
+	optind = 1;
+	while ((option = getopt_long(argc, argv, "+h", options, NULL)) != -1) {
+		switch (option) {
+		case 'm':
+			mode = optarg;
+			break;
+		case 'l':
+			log = optarg;
+			break;
+		case 'h':
+			print_help();
+			return EXIT_FINE;
+		default:
+			return usage_error("run");
+		}
+	}
+	if (!known_mode(mode)) {
+		fprintf(stderr, "pvclock run: there is no mode \"%s\"; there are own, steer and auto.\n", mode);
+		return EXIT_USAGE;
+	}
+	if (optind == argc) {
+		fputs("pvclock run: there is no program to run; name it after the options: pvclock run -- qemu-system-x86_64 ...\n", stderr);
+		return EXIT_USAGE;
+	}
+	if (!find_preload(preload)) {
+		fputs("pvclock run: " PRELOAD_NAME " is not beside this command; install it again, or name it in PVCLOCK_PRELOAD.\n",
+		      stderr);
+		return EXIT_LACKING;
+	}
+	why = why_out_of_reach(argv[optind]);
+	if (why != NULL) {
+		fprintf(stderr, "pvclock run: %s %s.\n", argv[optind], why);
+		return EXIT_LACKING;
+	}
+	snprintf(list, sizeof(list), "%s%s%s", preload, before && *before ? ":" : "", before ? before : "");
+	setenv("LD_PRELOAD", list, 1);
+	setenv("PVCLOCK_MODE", mode, 1);
+	if (log != NULL && !name_log(log)) {
+		fprintf(stderr, "pvclock run: --log %s: its folder cannot be found.\n", log);
+		return EXIT_LACKING;
+	}
+	execvp(argv[optind], &argv[optind]);
+	fprintf(stderr, "pvclock run: %s cannot be started: %s.\n", argv[optind], strerror(errno));
+	return EXIT_LACKING;
+}
