@@ -4,6 +4,8 @@
 #   make demo    build, run a guest whose clock pvclock owns, and show it beside stock KVM (out/report.html)
 #   make test    all tests: under ASan+UBSan, units and torture under TSan, on the real KVM
 #   make quick   the tests that take seconds
+#   make lab     stock Linux guests on stock QEMU, with and without pvclock, on any machine (out/lab.json)
+#   make lab-libvirt   docs/qemu.md's lines for libvirt, tried there with Debian's libvirt and AppArmor
 #   make bench   ratios in one run          make fuzz   each fuzz target for FUZZ_SECONDS
 #   make install PREFIX=/usr/local          make clean
 
@@ -11,7 +13,7 @@ BUILD ?= build
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 30
 
-.PHONY: all demo test quick bench fuzz docs install clean
+.PHONY: all demo test quick lab lab-libvirt bench fuzz docs install clean
 
 all: $(BUILD)/release/build.ninja
 	@meson compile -C $(BUILD)/release
@@ -24,6 +26,12 @@ test:
 
 quick:
 	@scripts/test.sh $(BUILD) quick
+
+lab:
+	@scripts/lab.sh $(BUILD) $(SCENARIOS)
+
+lab-libvirt:
+	@lab/libvirt.sh $(BUILD)
 
 bench: all
 	@$(BUILD)/release/bench/pvclock-bench

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# deps.sh GROUP... - installs what is missing of Debian's packages for the groups: build, test, fuzz, docs.
+# deps.sh GROUP... - installs what is missing of Debian's packages for the groups: build, test, fuzz, docs, lab.
 # As root it asks apt-get; otherwise it prints the one line to run, and fails.
 set -eu
 
@@ -10,7 +10,8 @@ packages() {
 	test) echo "libcmocka-dev:/usr/include/cmocka.h libgmp-dev:/usr/include/x86_64-linux-gnu/gmp.h util-linux:setarch" ;;
 	fuzz) echo "clang:clang libclang-rt-14-dev:/usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.fuzzer-x86_64.a" ;;
 	docs) echo "scdoc:scdoc mandoc:mandoc" ;;
-	*) echo "deps.sh: no group \"$1\"; there are build, test, fuzz, docs." >&2; exit 2 ;;
+	lab) echo "apt:apt-get util-linux:flock" ;; # with tar and gzip: on every Debian; the rest is unpacked, not installed
+	*) echo "deps.sh: no group \"$1\"; there are build, test, fuzz, docs, lab." >&2; exit 2 ;;
 	esac
 }
 

@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: MIT */
+#include "run.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DRIFT_INEXACT_PPB 0.25 /* P3 */
+
+unsigned int run_events(const struct run *run, unsigned int usual)
+{
+	return run->events ? run->events : usual;
+}
+
+unsigned int run_cpus(void)
+{
+	return sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 2 : 1;
+}
+
+void run_note(struct run *run, const char *key, json_t *value)
+{
+	json_object_set_new(run->extra, key, value);
+}
+
+static int failed(struct qemu *vm)
+{
+	qemu_explain(vm);
+	return -1;
+}
+
+static json_t *ask(struct qemu *vm, const char *command)
+{
+	json_t *reply = probe_ask(&vm->probe, command, QEMU_PROBE_MS);
+
+	if (!reply)
+		qemu_explain(vm);
+	return reply;
+}
+
+int run_meet(struct run *run, struct qemu *vm)
+{
+	json_t *reply = ask(vm, "hello");
+
+	if (!reply)
+		return -1;
+	verdict_hello(&run->verdict, reply);
+	json_decref(reply);
+	return 0;
+}
+
+int run_boot(struct run *run, struct qemu *vm, const struct qemu_options *options)
+{
+	int64_t start = lab_now_ms();
+
+	if (qemu_start(vm, run->lab, run->scenario, options) || qemu_wait_ready(vm, 1))
+		return -1;
+	if (run->boot_s <= 0)
+		run->boot_s = (double)(lab_now_ms() - start) / 1000;
+	return run_meet(run, vm);
+}
+
+void run_part(struct run *run, struct qemu *vm)
+{
+	char *text = vm->lab ? qemu_read(vm, vm->preload) : NULL;
+
+	if (text)
+		verdict_log(&run->verdict, text, vm->arrived);
+	free(text);
+	qemu_stop(vm);
+}
+
+int run_leave(struct run *run, struct qemu *vm)
+{
+	json_t *cost = ask(vm, "cost"), *report = cost ? ask(vm, "report") : NULL;
+
+	if (cost)
+		verdict_cost(&run->verdict, cost);
+	if (report)
+		verdict_report(&run->verdict, report);
+	json_decref(cost);
+	json_decref(report);
+	if (!report)
+		return -1;
+	run_part(run, vm);
+	return 0;
+}
+
+static int ask_event(struct run *run, struct qemu *vm, const char *word, json_t **reply)
+{
+	char command[32];
+
+	snprintf(command, sizeof(command), "%s e%u", word, run->number);
+	*reply = ask(vm, command);
+	return *reply ? 0 : -1;
+}
+
+int run_begin(struct run *run, struct qemu *vm)
+{
+	json_t *reply;
+
+	run->number++;
+	if (ask_event(run, vm, "begin", &reply))
+		return -1;
+	json_decref(reply);
+	return 0;
+}
+
+int run_end(struct run *run, struct qemu *vm)
+{
+	json_t *reply;
+	bool known;
+
+	if (ask_event(run, vm, "end", &reply))
+		return -1;
+	known = verdict_event(&run->verdict, reply);
+	json_decref(reply);
+	return known ? 0
+		     : lab_fail(run->lab,
+				"The guest cannot tell what event %u did: it has neither a page nor enough readings.",
+				run->number);
+}
+
+int run_stop_cont(struct run *run, struct qemu *vm, int ms)
+{
+	int64_t start;
+
+	if (qmp_do(&vm->qmp, "stop", NULL, QEMU_COMMAND_MS))
+		return failed(vm);
+	start = lab_now_ns();
+	if (lab_sleep(run->lab, ms))
+		return -1;
+	if (qmp_do(&vm->qmp, "cont", NULL, QEMU_COMMAND_MS))
+		return failed(vm);
+	verdict_blackout(&run->verdict, lab_now_ns() - start);
+	return 0;
+}
+
+int run_save_load(struct run *run, struct qemu *vm)
+{
+	int64_t start = lab_now_ns();
+
+	if (qmp_human(&vm->qmp, "savevm lab", RUN_SAVE_MS) || qmp_human(&vm->qmp, "loadvm lab", RUN_SAVE_MS))
+		return failed(vm);
+	verdict_blackout(&run->verdict, lab_now_ns() - start);
+	return 0;
+}
+
+int run_migrate_start(struct run *run, struct qemu *from, const char *uri)
+{
+	(void)run;
+	return qmp_do(&from->qmp, "migrate", json_pack("{s:s}", "uri", uri), QEMU_COMMAND_MS) ? failed(from) : 0;
+}
+
+int run_migrate_wait(struct run *run, struct qemu *from, const char *status, int timeout_ms)
+{
+	int64_t until = lab_until(run->lab, timeout_ms);
+
+	for (;;) {
+		json_t *answer = qmp_command(&from->qmp, "query-migrate", NULL, QEMU_COMMAND_MS);
+		char is[32], reason[160];
+		int64_t downtime = lab_number(answer, "downtime", 0);
+
+		snprintf(is, sizeof(is), "%s", lab_text(answer, "status", "none"));
+		snprintf(reason, sizeof(reason), "%s", lab_text(answer, "error-desc", "no reason given"));
+		json_decref(answer);
+		if (!answer)
+			return failed(from);
+		if (!strcmp(is, status)) {
+			if (!strcmp(is, "completed"))
+				verdict_blackout(&run->verdict, downtime * 1000000);
+			return 0;
+		}
+		if (!strcmp(is, "failed") || !strcmp(is, "completed") || !strcmp(is, "cancelled")) {
+			lab_fail(run->lab, "The migration is \"%s\", not \"%s\": %s.", is, status, reason);
+			return failed(from);
+		}
+		if (lab_now_ms() >= until) {
+			lab_fail(run->lab, "The migration did not become \"%s\" in time; it is \"%s\".", status, is);
+			return failed(from);
+		}
+		if (lab_sleep(run->lab, 100))
+			return -1;
+	}
+}
+
+int run_migrate(struct run *run, struct qemu *from, struct qemu *to, const char *uri)
+{
+	if (run_migrate_start(run, from, uri) || run_migrate_wait(run, from, "completed", RUN_MIGRATE_MS))
+		return -1;
+	return qemu_wait_status(to, "running", QEMU_COMMAND_MS * 2);
+}
+
+int run_make_disk(struct run *run, const char *directory, char *path)
+{
+	char image[LAB_PATH], log[LAB_PATH];
+	char *const argv[] = { (char *)(uintptr_t) "qemu-img", (char *)(uintptr_t) "create",
+			       (char *)(uintptr_t) "-q",       (char *)(uintptr_t) "-f",
+			       (char *)(uintptr_t) "qcow2",    image,
+			       (char *)(uintptr_t) "1M",       NULL };
+	struct process process;
+	char ending[32];
+
+	snprintf(image, sizeof(image), "%.400s/snapshots.qcow2", directory);
+	snprintf(log, sizeof(log), "%.400s/qemu-img.log", run->lab->work);
+	if (process_start(run->lab, &process, argv, log) ||
+	    process_wait(run->lab, &process, lab_until(run->lab, 20000))) {
+		process_kill(&process);
+		return -1;
+	}
+	if (process.status) {
+		char *text = lab_read_tail(log, 512);
+
+		lab_fail(run->lab, "qemu-img could not make %s (%s): %s", image, process_ending(&process, ending),
+			 text ? lab_last_line(text) : "");
+		free(text);
+		return -1;
+	}
+	snprintf(path, LAB_PATH, "%s", image);
+	return 0;
+}
+
+/* --- the row -------------------------------------------------------------------------------- */
+
+/* A slope that 32 bits cannot hold is promised to within their resolution. */
+static double drift_limit(const struct run *run)
+{
+	struct pvclock_line line;
+	bool exact = true;
+
+	if (run->drift_limit_ppb > 0 || !run->here->known ||
+	    !pvclock_line_make(&line, 0, 0, &run->here->slope, &exact) || exact)
+		return run->drift_limit_ppb;
+	return DRIFT_INEXACT_PPB;
+}
+
+static void take_drift(struct run *run, struct row *row)
+{
+	row->drift_limit_ppb = drift_limit(run);
+	row->drift_known = run->drift_known;
+	row->drift_ppb = run->drift_ppb;
+	if (!run->drift_taken && run->here->known)
+		row->drift_known = verdict_drift(&run->verdict, &run->here->slope, &row->drift_ppb);
+}
+
+/* [[seconds, ns], ...]: what the demo draws. */
+static void note_trace(struct run *run)
+{
+	const struct verdict *verdict = &run->verdict;
+	json_t *trace = json_array();
+
+	for (unsigned int i = 0; i < verdict->traced; i++)
+		json_array_append_new(trace, json_pack("[f, I]", (double)verdict->trace[i].ms / 1000,
+						       (json_int_t)verdict->trace[i].ns));
+	run_note(run, "trace", trace);
+	run_note(run, "trace_seconds", json_real((double)(lab_now_ms() - verdict->met_ms) / 1000));
+}
+
+static void take_extra(struct run *run)
+{
+	const struct verdict *verdict = &run->verdict;
+
+	if (verdict->events)
+		run_note(run, "judged_by", json_string(verdict->by_page == verdict->events ? "page" :
+						       verdict->by_page ? "page, measured" : "measured"));
+	run_note(run, "measured_ns_max", json_integer(verdict->measured_max));
+	run_note(run, "measured_bracket_ns", json_integer(verdict->bracket_max));
+	run_note(run, "contradicted", json_integer(verdict->contradicted));
+	run_note(run, "realtime_step_ns_max", json_integer(verdict->realtime_step_max));
+	run_note(run, "boottime_step_ns_max", json_integer(verdict->boottime_step_max));
+	run_note(run, "boot_s", json_real(round(run->boot_s * 100) / 100));
+	run_note(run, "clocksource", json_string(verdict->clocksource));
+	run_note(run, "guest_kernel", json_string(verdict->kernel));
+	run_note(run, "host_clocksource", json_string(run->here->clocksource));
+	if (verdict->cost_known) {
+		run_note(run, "vdso", json_boolean(verdict->vdso));
+		run_note(run, "vdso_ticks", json_integer(verdict->vdso_ticks));
+		run_note(run, "syscall_ticks", json_integer(verdict->syscall_ticks));
+	}
+	if (verdict->rates)
+		run_note(run, "rate_change_ppb", json_real(verdict->rate_ppb));
+	if (verdict->mode[0]) {
+		run_note(run, "corrections", json_integer(verdict->corrections));
+		run_note(run, "residual_ns_max", json_integer(verdict->residual_max));
+		run_note(run, "moved_ticks", json_integer(verdict->moved_ticks));
+	}
+	if (verdict->lost[0])
+		run_note(run, "lost", json_string(verdict->lost));
+}
+
+void run_row(struct run *run, struct row *row)
+{
+	const struct verdict *verdict = &run->verdict;
+
+	snprintf(row->scenario, sizeof(row->scenario), "%s", run->scenario);
+	snprintf(row->who, sizeof(row->who), "%s", run->who);
+	snprintf(row->where, sizeof(row->where), "%s", run->lab->where);
+	snprintf(row->kernel, sizeof(row->kernel), "%s", run->here->kernel);
+	snprintf(row->mode, sizeof(row->mode), "%s",
+		 verdict->mode[0]	     ? verdict->mode
+		 : strcmp(run->who, "stock") ? "?"
+					     : "stock");
+	snprintf(row->reason, sizeof(row->reason), "%s", verdict->reason);
+	row->events = verdict->events;
+	row->vcpus = verdict->cpus;
+	row->rate_changes = verdict->rates;
+	row->jump_ns_max = verdict->jump_max;
+	row->jump_ns_total = verdict_total(verdict);
+	row->backwards = verdict_backwards(verdict);
+	row->unannounced = verdict->unannounced > verdict->reported_unannounced ? verdict->unannounced
+										: verdict->reported_unannounced;
+	row->stable = verdict_stable(verdict);
+	row->blackout_us_median = verdict_blackout_us(verdict);
+	row->reads = verdict->samples;
+	row->checked = verdict->by_page;
+	row->line = verdict->last;
+	/* steering needs a clock that KVM calls stable; where there is none the preload says so, and promises nothing
+	 */
+	row->unpromised = run->unjudged || (strcmp(run->who, "own") && !strcmp(verdict->mode, "aside"));
+	take_drift(run, row);
+	if (verdict->traced)
+		note_trace(run);
+	take_extra(run);
+	row->extra = json_incref(run->extra);
+}

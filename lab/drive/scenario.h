@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+/* scenario.h - what can be run: a table of names, what each needs, and its function. */
+#ifndef LAB_SCENARIO_H
+#define LAB_SCENARIO_H
+
+#include "run.h"
+
+enum scenario_needs {
+	NEEDS_NOTHING = 0,
+	NEEDS_PEER = 1,    /* a second host */
+	NEEDS_KVM = 2,     /* an emulator's guest would show nothing */
+	NEEDS_PRELOAD = 4, /* shows nothing of stock */
+	NEEDS_SHARES = 8,  /* the lab's folders: a guest that is a host mounts them */
+};
+
+struct scenario {
+	const char *name;
+	const char *help;
+	unsigned int needs;
+	bool brief;        /* among `short` */
+	unsigned int limit_s;
+	int (*play)(struct run *run);
+};
+
+extern const struct scenario scenarios[];
+extern const unsigned int scenario_count;
+
+const struct scenario *scenario_find(const char *name);
+/* Why it cannot be run here with that clock, or NULL. */
+const char *scenario_lacks(const struct scenario *scenario, const struct lab *lab, const char *who);
+
+/*
+ * Runs one and adds its row, or the rows that it brought. What fails is a row with a sentence. -1 only if nothing more
+ * should be run: interrupted, or out of memory.
+ */
+int scenario_run(struct lab *lab, struct host *here, struct host *there, const struct scenario *scenario,
+		 const char *who, struct rows *rows);
+
+/* scenario_migrate.c */
+int play_snapshot(struct run *run);
+int play_migrate_same_rate(struct run *run);
+int play_migrate_new_rate(struct run *run);
+int play_stock_peer(struct run *run);
+/* scenario_nested.c */
+int play_nested(struct run *run);
+int play_nested_hyperv(struct run *run);
+/* scenario_faults.c */
+int play_faults(struct run *run);
+
+#endif

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * scenario_nested.c - a guest that is a host itself. Its QEMU is stock; inside it, this same program runs linux-pause
+ * for a guest of its own, under whatever clock is asked for, and its row is brought back. So nesting is recursion.
+ */
+#include "scenario.h"
+
+#include "rows.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define INNER_EVENTS 6u
+#define INNER_SLOW 3        /* how much slower everything is, one level down */
+/*
+ * It takes 60 to 70 s. On an emulated host, in about one run of ten, a guest's guest stands still with everything idle until it is
+ * ended; what stands still has said nothing about a clock, so it is begun again, and the row tells how often.
+ */
+#define MIDDLE_MS 140000
+#define MIDDLE_TRIES 3
+#define MIDDLE_MB 1024u
+
+/* Without kvm=off Linux prefers kvm-clock. */
+#define HYPERV_CPU                                                                                                     \
+	"host,kvm=off,hv-time,hv-relaxed,hv-vapic,hv-vpindex,hv-synic,hv-stimer,hv-frequencies,hv-reenlightenment,hv-" \
+	"runtime"
+
+/* The program inside writes into the folder that both see. */
+static int bring(struct run *run, const char *path)
+{
+	json_t *list = json_load_file(path, 0, NULL), *object;
+	size_t i;
+
+	run->brought = calloc(1, sizeof(*run->brought));
+	json_array_foreach(list, i, object) {
+		struct row *row = run->brought ? rows_add_json(run->brought, object) : NULL;
+
+		if (!row)
+			continue;
+		snprintf(row->scenario, sizeof(row->scenario), "%s", run->scenario);
+		snprintf(row->where, sizeof(row->where), "nested");
+		json_object_set_new(row->extra, "inner", json_string(lab_text(object, "scenario", "?")));
+		json_object_set(row->extra, "tries", json_object_get(run->extra, "tries"));
+	}
+	json_decref(list);
+	if (!run->brought || run->brought->count == 0)
+		return lab_fail(run->lab, "The guest that is a host left no rows in %s.", path);
+	return 0;
+}
+
+static int play(struct run *run, const char *cpu)
+{
+	struct qemu *vm = &run->vm[0];
+	char command[LAB_PATH * 3], path[LAB_PATH];
+	struct qemu_options middle = { .name = "middle", .who = "stock", .cpus = 1, .memory_mb = MIDDLE_MB, .cpu = cpu,
+				       .append = command, .is_host = true };
+
+	snprintf(path, sizeof(path), "/out/%s-%s.json", run->scenario, run->who);
+	unlink(path);
+	/* on the kernel's command line, blanks are written as commas */
+	snprintf(command, sizeof(command),
+		 "pvclock.host=%s,--scenarios,linux-pause,--who,%s,--where,nested,--events,%u,--slow,%d,--out,%s",
+		 run->lab->driver, run->who, run_events(run, INNER_EVENTS), INNER_SLOW, path);
+	for (unsigned int tries = 1;; tries++) {
+		if (qemu_start(vm, run->lab, run->scenario, &middle))
+			return -1;
+		run_note(run, "tries", json_integer(tries));
+		if (qemu_wait_end(vm, MIDDLE_MS) == 0)
+			break;
+		if (run->lab->interrupted || tries == MIDDLE_TRIES) {
+			qemu_explain(vm);
+			return -1;
+		}
+		qemu_stop(vm);
+	}
+	if (bring(run, path)) {
+		qemu_explain(vm);
+		return -1;
+	}
+	return 0;
+}
+
+int play_nested(struct run *run)
+{
+	return play(run, "host");
+}
+
+int play_nested_hyperv(struct run *run)
+{
+	return play(run, HYPERV_CPU);
+}
