@@ -108,7 +108,7 @@ static void set_up_child(const struct harness *harness, int control)
 static int start_vmm(struct harness *harness, const struct harness_options *options, int control)
 {
 	char vcpus[16], memory[16], socket[16];
-	const char *argv[16 + HARNESS_EXTRA];
+	const char *argv[16 + 2 * HARNESS_EXTRA];
 	size_t count = 0;
 	pid_t pid;
 
@@ -118,6 +118,8 @@ static int start_vmm(struct harness *harness, const struct harness_options *opti
 	const char *fixed[] = { options->vmm, "--vcpus", vcpus, "--mode", options->mode,
 				"--memory-fd", memory, "--control", socket };
 
+	for (size_t i = 0; i < HARNESS_EXTRA && options->under[i]; i++)
+		argv[count++] = options->under[i];
 	for (size_t i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++)
 		argv[count++] = fixed[i];
 	for (size_t i = 0; i < HARNESS_EXTRA && options->extra[i]; i++)
@@ -130,8 +132,8 @@ static int start_vmm(struct harness *harness, const struct harness_options *opti
 		return fail(harness, "Cannot start a process: %s.", strerror(errno));
 	if (pid == 0) {
 		set_up_child(harness, control);
-		execv(options->vmm, (char *const *)(uintptr_t)argv);
-		dprintf(STDERR_FILENO, "%s: %s\n", options->vmm, strerror(errno));
+		execv(argv[0], (char *const *)(uintptr_t)argv);
+		dprintf(STDERR_FILENO, "%s: %s\n", argv[0], strerror(errno));
 		_exit(127);
 	}
 	setpgid(pid, pid); /* whoever of the two comes first */

@@ -26,6 +26,7 @@ struct harness_options {
 	const char *mode;                 /* own, steer, stock, auto */
 	unsigned int vcpus;
 	const char *extra[HARNESS_EXTRA]; /* further arguments of the VMM, up to a NULL */
+	const char *under[HARNESS_EXTRA]; /* what runs the VMM, up to a NULL: words before its own path */
 };
 
 /* Takes a vCPU's readings, oldest first. */

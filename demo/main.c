@@ -21,9 +21,9 @@ static const char *const all_scenarios[] = { "pause-resume", "live-update" };
 struct demo {
 	struct scenario_options run;
 	struct pvclock_slope host;
-	const char *only, *who, *out;
+	const char *only, *who, *out, *others;
 	unsigned int done, total; /* runs */
-	bool terminal;
+	bool terminal, check;
 };
 
 static void usage(FILE *out)
@@ -36,9 +36,11 @@ static void usage(FILE *out)
 	      "  --vcpus N        vCPUs per guest, 1 to 16 (2)\n"
 	      "  --seconds S      length of a scenario, in which its drift is measured (5.2)\n"
 	      "  --pause MS       length of a pause (10)\n"
+	      "  --rows FILE      shows the rows of pvclock-lab in FILE beside these\n"
 	      "  --out DIR        where demo.json, report.html and report.svg go (out)\n"
 	      "  --vmm PATH       the VMM (pvclock-vmm of this build)\n"
 	      "  --payload PATH   its guest (clock.elf of this build)\n"
+	      "  --check          only whether there is a KVM for it here: exit status 0 or 77\n"
 	      "  --help\n\n"
 	      "Exit: 0 every promise kept, 1 a promise broken or a run failed, 2 usage, 77 no usable /dev/kvm.\n",
 	      out);
@@ -90,6 +92,7 @@ static int parse(struct demo *demo, int argc, char **argv)
 		{ "seconds", required_argument, NULL, 's' }, { "pause", required_argument, NULL, 'p' },
 		{ "out", required_argument, NULL, 'd' },     { "vmm", required_argument, NULL, 'v' },
 		{ "payload", required_argument, NULL, 'g' }, { "help", no_argument, NULL, 'h' },
+		{ "rows", required_argument, NULL, 'r' },    { "check", no_argument, NULL, 'k' },
 		{ NULL, 0, NULL, 0 },
 	};
 	double number = 0;
@@ -120,6 +123,8 @@ static int parse(struct demo *demo, int argc, char **argv)
 			demo->who = optarg;
 			break;
 		case 'd': demo->out = optarg; break;
+		case 'r': demo->others = optarg; break;
+		case 'k': demo->check = true; break;
 		case 'v': demo->run.vmm = optarg; break;
 		case 'g': demo->run.payload = optarg; break;
 		case 'h': usage(stdout); return 1;
@@ -188,13 +193,33 @@ static unsigned int run_all(struct demo *demo, struct rows *rows)
 	return failed;
 }
 
+/* What was run elsewhere, for one table and one picture. How many rows are wrong in themselves. */
+static unsigned int add_others(const char *path, struct rows *rows)
+{
+	json_error_t error;
+	json_t *list = json_load_file(path, 0, &error);
+	unsigned int bad = 0;
+
+	if (!json_is_array(list)) {
+		fprintf(stderr, "pvclock-demo: %s holds no rows: %s\n", path, list ? "it is no list" : error.text);
+		bad++;
+	}
+	for (size_t i = 0; i < json_array_size(list); i++)
+		bad += rows_add_json(rows, json_array_get(list, i)) == NULL;
+	json_decref(list);
+	return bad;
+}
+
 static int conclude(const struct demo *demo, const struct rows *rows, unsigned int failed)
 {
 	char error[HARNESS_ERROR];
 	unsigned int broken;
 
 	if (rows->count) {
-		printf("%u vCPUs, %s, kernel %s\n\n", demo->run.vcpus, rows->row[0].where, rows->row[0].kernel);
+		const struct row *row = &rows->row[rows->count - 1]; /* others come first */
+
+		printf("%u vCPUs, %s, kernel %s%s\n\n", demo->run.vcpus, row->where, row->kernel,
+		       demo->others ? "; Debian's guest in the lab" : "");
 		rows_print_table(rows, stdout);
 		putchar('\n');
 		rows_print_meaning(rows, stdout);
@@ -224,6 +249,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "%s\n", why);
 		result = 1 + EXIT_SKIP;
 	}
+	if (result == 0 && demo.check)
+		result = 1;
 	if (result == 0) {
 		harness_hold_signals();
 		demo.terminal = isatty(STDOUT_FILENO);
@@ -231,7 +258,9 @@ int main(int argc, char **argv)
 		demo.run.progress = show_progress;
 		demo.run.progress_ctx = &demo;
 		learn_host(&demo);
-		unsigned int failed = run_all(&demo, &rows);
+		unsigned int failed = demo.others ? add_others(demo.others, &rows) : 0;
+
+		failed += run_all(&demo, &rows);
 
 		result = 1 + conclude(&demo, &rows, failed);
 	}

@@ -22,13 +22,32 @@ struct panel {
 	const char *unit;
 };
 
-static const char *const scenarios[] = { "pause-resume", "live-update" };
+/* A column each, where somebody ran it. */
+static const struct {
+	const char *name, *title;
+} scenarios[] = {
+	{ "linux-pause", "a stock Debian guest on QEMU: stop, cont" },
+	{ "pause-resume", "pause and resume" },
+	{ "live-update", "live update: a new VMM takes over" },
+};
+#define SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
 /* Drawn in this order, so that the flattest line is on top. */
 static const char *const clocks[] = { "stock", "steer", "own" };
 
-static const char *scenario_title(const char *scenario)
+/* A row with something to draw. */
+static const struct row *find_row(const struct rows *rows, const char *scenario, const char *clock)
 {
-	return strcmp(scenario, "pause-resume") ? "live update: a new VMM takes over" : "pause and resume";
+	const struct row *row = rows_find(rows, scenario, clock);
+
+	return row && row->bucket_count ? row : NULL;
+}
+
+static bool drawn(const struct rows *rows, const char *scenario)
+{
+	for (size_t i = 0; i < 3; i++)
+		if (find_row(rows, scenario, clocks[i]))
+			return true;
+	return false;
 }
 
 static const char style[] =
@@ -261,7 +280,7 @@ static void write_panel(FILE *out, struct panel *panel, const struct row *const 
 	write_labels(out, panel, rows);
 }
 
-static void write_column(FILE *out, const struct rows *rows, const char *scenario, double x, unsigned int column)
+static void write_column(FILE *out, const struct rows *rows, const char *scenario, const char *title, double x, unsigned int column)
 {
 	const struct row *shown[3];
 	struct panel top = { .x = x, .y = TOP_Y, .width = PANEL_WIDTH, .height = TOP_HEIGHT, .seconds = 1 };
@@ -271,7 +290,7 @@ static void write_column(FILE *out, const struct rows *rows, const char *scenari
 	char clip[16];
 
 	for (size_t i = 0; i < 3; i++) {
-		shown[i] = rows_find(rows, scenario, clocks[i]);
+		shown[i] = find_row(rows, scenario, clocks[i]);
 		if (!shown[i])
 			continue;
 		events = shown[i]->events;
@@ -287,8 +306,8 @@ static void write_column(FILE *out, const struct rows *rows, const char *scenari
 	margin = fmax((top.high - top.low) * 0.07, 2);
 	top.low -= margin;
 	top.high += margin;
-	fprintf(out, "<text class=\"pv-head\" x=\"%.1f\" y=\"%.1f\">%s, %u times</text>\n", x, TOP_Y - 34,
-		scenario_title(scenario), events);
+	fprintf(out, "<text class=\"pv-head\" x=\"%.1f\" y=\"%.1f\">%s, %u times</text>\n", x, TOP_Y - 34, title,
+		events);
 	fprintf(out, "<text class=\"pv-text\" x=\"%.1f\" y=\"%.1f\">everything</text>\n", x, TOP_Y - 15);
 	fprintf(out, "<text class=\"pv-text\" x=\"%.1f\" y=\"%.1f\">the same, close up: single nanoseconds</text>\n", x,
 		ZOOM_Y - 15);
@@ -300,15 +319,11 @@ static void write_column(FILE *out, const struct rows *rows, const char *scenari
 
 void plot_write(const struct rows *rows, FILE *out)
 {
-	unsigned int columns = 0, drawn = 0;
+	unsigned int columns = 0, column = 0;
 	double width;
 
-	for (size_t i = 0; i < 2; i++)
-		for (size_t clock = 0; clock < 3; clock++)
-			if (rows_find(rows, scenarios[i], clocks[clock])) {
-				columns++;
-				break;
-			}
+	for (size_t i = 0; i < SCENARIOS; i++)
+		columns += drawn(rows, scenarios[i].name);
 	width = COLUMN_FIRST + (columns ? columns - 1 : 0) * COLUMN_STEP + PANEL_WIDTH + LABEL_WIDTH;
 	fprintf(out,
 		"<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" role=\"img\" "
@@ -325,12 +340,10 @@ void plot_write(const struct rows *rows, FILE *out)
 		"<tspan class=\"pv-label pv-flat pv-own\">own</tspan>%s</text>\n",
 		COLUMN_FIRST - 64, columns > 1 ? ": pvclock aims the kernel\xe2\x80\x99s clock, " : ", ",
 		columns > 1 ? ": pvclock publishes the page. Each \xe2\x96\xbe is an event." : " (\xe2\x96\xbe an event)");
-	for (size_t i = 0; i < 2; i++)
-		for (size_t clock = 0; clock < 3; clock++)
-			if (rows_find(rows, scenarios[i], clocks[clock])) {
-				write_column(out, rows, scenarios[i], COLUMN_FIRST + drawn * COLUMN_STEP, drawn);
-				drawn++;
-				break;
-			}
+	for (size_t i = 0; i < SCENARIOS; i++)
+		if (drawn(rows, scenarios[i].name)) {
+			write_column(out, rows, scenarios[i].name, scenarios[i].title, COLUMN_FIRST + column * COLUMN_STEP, column);
+			column++;
+		}
 	fprintf(out, "</svg>\n");
 }
