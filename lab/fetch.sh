@@ -4,8 +4,8 @@
 # With libvirt, also libvirt and AppArmor.
 # Installs nothing and needs no root: apt-get gets a state of its own, in which no package is installed.
 #
-# BUILD/lab/emulator is the QEMU that emulates the lab's host: Debian's too, from backports where the release's own is older than 8.1
-# (why: lab/qemu.sh).
+# BUILD/lab/emulator is the QEMU that emulates the lab's host: Debian's too, from trixie's backports where this machine's own release has none
+# from 10.2 on, or at least from its own backports (why: lab/qemu.sh).
 set -eu
 "$(dirname "$0")/../scripts/deps.sh" lab
 mkdir -p "$1/lab"
@@ -73,18 +73,21 @@ image=$(apt apt-cache depends $kernel | sed -n 's/^ *Depends: *\(linux-image-[^ 
 (cd "$temp/image" && apt apt-get download "$image" >>"$log") || die "the download of $image failed."
 dpkg-deb -x "$temp"/image/*.deb "$temp/kernel" || die "$image does not unpack."
 
+# The emulator's own release: the first that can be had. apt's pick among the sources known by then is the newest version.
 version=$(apt apt-cache show --no-all-versions qemu-system-x86 | sed -n 's/^Version: //p')
-if dpkg --compare-versions "$version" lt 1:8.1; then
+if dpkg --compare-versions "$version" lt 1:10.2; then
 	key=/usr/share/keyrings/debian-archive-keyring.gpg
 	[ -f $key ] && key="[signed-by=$key]" || key=
 	apt apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(ORIGIN)' 'Created-By: Packages' |
-		awk -v key="$key" '$3 == "Debian" && $2 !~ /-/ { print "deb", key, $1, $2 "-backports", "main"; print $2 >"/dev/stderr"; exit }' \
-		>"$temp/sources/backports.list" 2>"$temp/codename"
-	apt apt-get update >>"$log" || :
-	unpack "$temp/emulator" -t "$(cat "$temp/codename")-backports" qemu-system-x86 || {
-		rm -rf "$temp/emulator"
-		echo "lab: backports has no QEMU; the lab's hosts get one CPU, see lab/qemu.sh" >&2
-	}
+		awk '$3 == "Debian" && $2 !~ /-/ { print $1, $2; exit }' >"$temp/here"
+	read -r uri codename <"$temp/here" || :
+	for release in trixie "$codename"; do
+		printf "deb $key $uri %s main\n" "$release" "$release-backports" >"$temp/sources/emulator.list"
+		apt apt-get update >>"$log" || :
+		unpack "$temp/emulator" -t "$release-backports" qemu-system-x86 && break
+		rm -rf "$temp/emulator" "$temp"/cache/archives/*.deb
+	done
+	[ -d "$temp/emulator" ] || echo "lab: no backports with a later QEMU can be had; the lab's hosts get one CPU, see lab/qemu.sh" >&2
 fi
 [ -d "$temp/emulator" ] || ln -s root "$temp/emulator"
 
