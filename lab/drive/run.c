@@ -87,32 +87,45 @@ int run_leave(struct run *run, struct qemu *vm)
 	return 0;
 }
 
-static int ask_event(struct run *run, struct qemu *vm, const char *word, json_t **reply)
-{
-	char command[32];
-
-	snprintf(command, sizeof(command), "%s e%u", word, run->number);
-	*reply = ask(vm, command);
-	return *reply ? 0 : -1;
-}
-
 int run_begin(struct run *run, struct qemu *vm)
 {
+	char command[32];
 	json_t *reply;
 
-	run->number++;
-	if (ask_event(run, vm, "begin", &reply))
-		return -1;
+	snprintf(command, sizeof(command), "begin e%u", ++run->number);
+	reply = ask(vm, command);
 	json_decref(reply);
-	return 0;
+	return reply ? 0 : -1;
+}
+
+/* The guest's TSC when its clock was given another rate, as the preload tells it; 0: it was not, or nobody tells. */
+static uint64_t switched_at(struct qemu *vm)
+{
+	char *text = vm->lab && vm->preload[0] ? qemu_read(vm, vm->preload) : NULL;
+	uint64_t tick = 0;
+
+	for (const char *line = text; line && *line; line += strcspn(line, "\n"), line += *line == '\n') {
+		json_t *entry = json_loadb(line, strcspn(line, "\n"), 0, NULL);
+		double rate = json_number_value(json_object_get(entry, "rate_ppb"));
+
+		if (json_is_object(entry) && !strcmp(lab_text(entry, "event", ""), "arrive"))
+			tick = rate < 0 || rate > 0 ? (uint64_t)lab_number(entry, "tsc", 0) : 0;
+		json_decref(entry);
+	}
+	free(text);
+	return tick;
 }
 
 int run_end(struct run *run, struct qemu *vm)
 {
+	uint64_t tick = switched_at(vm);
+	char command[48];
 	json_t *reply;
 	bool known;
 
-	if (ask_event(run, vm, "end", &reply))
+	snprintf(command, sizeof(command), tick ? "end e%u %llu" : "end e%u", run->number, (unsigned long long)tick);
+	reply = ask(vm, command);
+	if (!reply)
 		return -1;
 	known = verdict_event(&run->verdict, reply);
 	json_decref(reply);

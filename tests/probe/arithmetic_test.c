@@ -82,7 +82,7 @@ static void parallel_lines_part_by_what_brute_force_finds(void **state)
 		else
 			new.ns += below(20000) - 10000;
 		brute_force(&old, &new, new.tsc > old.tsc ? new.tsc : old.tsc, 8u << bits, &low, &high);
-		found = line_difference(&old, &new);
+		found = line_difference(&old, &new, NULL);
 		assert_true(found.same_slope);
 		assert_true(found.rate_ppb == 0);
 		assert_int_equal(found.low, low);
@@ -104,25 +104,25 @@ static void a_jump_is_exact(void **state)
 
 		/* lossless: no reading changes */
 		pvclock_line_reanchor(&same, old.tsc + below(1ull << 50));
-		found = line_difference(&old, &same);
+		found = line_difference(&old, &same, NULL);
 		assert_true(difference_is_none(&found));
 		assert_int_equal(found.jump, 0);
 		/* 1 ns is 1 ns, and hours are hours */
 		moved = same;
 		moved.ns += (uint64_t)jump;
-		found = line_difference(&old, &moved);
+		found = line_difference(&old, &moved, NULL);
 		assert_int_equal(found.low, jump);
 		assert_int_equal(found.high, jump);
 		assert_int_equal(found.jump, jump);
 		moved.ns = same.ns + 1;
-		found = line_difference(&old, &moved);
+		found = line_difference(&old, &moved, NULL);
 		assert_false(difference_is_none(&found));
 		assert_int_equal(found.jump, 1);
 		/* anchored anew where the clock then was: 0 or 1 ns lost, and said */
 		moved = old;
 		moved.tsc = old.tsc + below(1ull << 44);
 		moved.ns = pvclock_line_ns(&old, moved.tsc);
-		found = line_difference(&old, &moved);
+		found = line_difference(&old, &moved, NULL);
 		assert_in_range(found.low + 3, 0, 3);
 		assert_true(found.high <= 1);
 		brute_force(&old, &moved, moved.tsc, 512, &low, &high);
@@ -135,20 +135,20 @@ static void of_two_alike_the_jump_is_the_one_that_goes_back(void **state)
 	/* 1 tick is 1.5 ns; half a tick's phase between them: at some ticks one is ahead, at some the other */
 	struct pvclock_line old = { .tsc = 0, .ns = 100, .mul = 0xc0000000, .shift = 1 };
 	struct pvclock_line new = { .tsc = 1, .ns = 101, .mul = 0xc0000000, .shift = 1 };
-	struct difference found = line_difference(&old, &new);
+	struct difference found = line_difference(&old, &new, NULL);
 
 	(void)state;
 	/* old: 100 101 103 104 106; new: - 101 102 104 105 */
 	assert_int_equal(found.low, -1);
 	assert_int_equal(found.high, 0);
 	assert_int_equal(found.jump, -1);
-	found = line_difference(&new, &old);
+	found = line_difference(&new, &old, NULL);
 	assert_int_equal(found.low, 0);
 	assert_int_equal(found.high, 1);
 	assert_int_equal(found.jump, 1);
 	old.ns = 100 + 0;
 	new = (struct pvclock_line){ .tsc = 0, .ns = 100, .mul = 0xc0000000, .shift = 1 };
-	assert_int_equal(line_difference(&old, &new).jump, 0);
+	assert_int_equal(line_difference(&old, &new, NULL).jump, 0);
 }
 
 static void a_new_rate_is_judged_at_the_new_anchor(void **state)
@@ -159,20 +159,20 @@ static void a_new_rate_is_judged_at_the_new_anchor(void **state)
 
 	(void)state;
 	new.ns = pvclock_line_ns(&old, new.tsc) - 3;
-	found = line_difference(&old, &new);
+	found = line_difference(&old, &new, NULL);
 	assert_false(found.same_slope);
 	assert_int_equal(found.jump, -3);
 	assert_int_equal(found.low, -3);
 	/* 1 ns a tick against 0.385...: beyond what 64 bits of difference hold */
 	assert_true(fabs(found.rate_ppb - (1 / (3308756133.0 / 8589934592.0) - 1) * 1e9) < 1e-3);
 	/* and back: the later anchor is the old one's, where the new line has long begun */
-	found = line_difference(&new, &old);
+	found = line_difference(&new, &old, NULL);
 	assert_int_equal(found.jump, 3);
 	assert_true(fabs(found.rate_ppb - (3308756133.0 / 8589934592.0 - 1) * 1e9) < 1e-3);
 	/* the stock kernel's multiplier: 0.116 ppb off, which is nothing at the anchor */
 	new = old;
 	new.mul -= 385;
-	found = line_difference(&old, &new);
+	found = line_difference(&old, &new, NULL);
 	assert_false(found.same_slope);
 	assert_int_equal(found.jump, 0);
 	assert_true(fabs(found.rate_ppb + 385 / 3308756133.0 * 1e9) < 1e-6);
@@ -186,11 +186,11 @@ static void the_ends_of_the_range_saturate(void **state)
 	struct pvclock_line once = { .tsc = 0, .ns = 9, .mul = 1u << 30, .shift = 1 };
 
 	(void)state;
-	assert_int_equal(line_difference(&old, &new).jump, INT64_MIN);
-	assert_int_equal(line_difference(&new, &old).jump, INT64_MAX);
+	assert_int_equal(line_difference(&old, &new, NULL).jump, INT64_MIN);
+	assert_int_equal(line_difference(&new, &old, NULL).jump, INT64_MAX);
 	/* one slope written in two ways */
-	assert_true(line_difference(&twice, &once).same_slope);
-	assert_int_equal(line_difference(&twice, &once).jump, 2);
+	assert_true(line_difference(&twice, &once, NULL).same_slope);
+	assert_int_equal(line_difference(&twice, &once, NULL).jump, 2);
 }
 
 /* --- shifts ---------------------------------------------------------------------------------- */

@@ -77,7 +77,7 @@ static void nothing_is_nothing(void **state)
 	(void)state;
 	assert_int_equal(event_begin(&machine.events, "quiet").unannounced, 0);
 	machine_run(&machine);
-	result = event_end(&machine.events, "quiet");
+	result = event_end(&machine.events, "quiet", NULL);
 	assert_false(result.unmatched);
 	assert_true(result.page_known);
 	assert_true(difference_is_none(&result.page));
@@ -101,7 +101,7 @@ static void a_jump_is_told_to_the_ns(void **state)
 		event_begin(&machine.events, "pause");
 		machine_run(&machine);
 		disturb(2600000000, jumps[i]); /* the TSC ran on for a second: the clock does not go back */
-		result = event_end(&machine.events, "pause");
+		result = event_end(&machine.events, "pause", NULL);
 		assert_true(result.page_known);
 		assert_true(result.page.same_slope);
 		assert_int_equal(result.page.low, jumps[i]);
@@ -127,7 +127,7 @@ static void a_frozen_clock_has_not_moved(void **state)
 	machine_stop(&machine);
 	pvclock_line_reanchor(&machine.line, machine_tsc(&machine));
 	machine_continue(&machine, STABLE);
-	result = event_end(&machine.events, "freeze");
+	result = event_end(&machine.events, "freeze", NULL);
 	assert_true(difference_is_none(&result.page));
 	assert_int_equal(result.lines, 0);
 	assert_measured(&result.raw, 0);
@@ -148,7 +148,7 @@ static void a_new_rate_is_told(void **state)
 	machine.line.shift = 1;
 	machine_continue(&machine, STABLE);
 	machine_run(&machine);
-	result = event_end(&machine.events, "migrate");
+	result = event_end(&machine.events, "migrate", NULL);
 	assert_false(result.page.same_slope);
 	assert_int_equal(result.page.jump, 12345);
 	assert_true(fabs(result.page.rate_ppb - (8589934592.0 / 3308756133.0 - 1) * 1e9) < 1);
@@ -157,6 +157,27 @@ static void a_new_rate_is_told(void **state)
 	assert_true(fabs(result.rate_ppb - result.page.rate_ppb) <= result.rate_within_ppb + 1);
 	assert_true(result.rate_within_ppb < 1e8);
 	assert_monotonic(&result);
+}
+
+/* A kernel that publishes anchors its page when it next looks at its clock, a while after the rate changed. */
+static void rates_are_compared_where_the_one_took_over(void **state)
+{
+	struct event_result result;
+	struct pvclock_line old = machine.line;
+	uint64_t tick, late = 41000000;
+
+	(void)state;
+	event_begin(&machine.events, "migrate");
+	machine_stop(&machine);
+	tick = machine_tsc(&machine);
+	machine.line.shift = -2; /* half the rate */
+	machine.line.tsc = tick + late;
+	machine.line.ns = pvclock_line_ns(&old, tick) + 77 + (((late >> 2) * machine.line.mul) >> 32);
+	machine_continue(&machine, STABLE);
+	machine_run(&machine);
+	result = event_end(&machine.events, "migrate", &tick);
+	assert_in_range(result.page.jump, 76, 78);
+	assert_measured(&result.raw, 77);
 }
 
 static void a_tsc_that_went_back_is_told(void **state)
@@ -170,7 +191,7 @@ static void a_tsc_that_went_back_is_told(void **state)
 	machine.tsc_offset -= 500000000;
 	machine.line.ns += 1000000000; /* more than the TSC lost */
 	machine_continue(&machine, STABLE);
-	result = event_end(&machine.events, "load");
+	result = event_end(&machine.events, "load", NULL);
 	assert_int_equal(result.page.jump, 1000000000);
 	assert_measured(&result.raw, 1000000000);
 	assert_true(result.tsc_step < -300000000 && result.tsc_step >= -500000000);
@@ -187,7 +208,7 @@ static void a_stop_within_a_reading_is_told(void **state)
 	machine_run(&machine);
 	atomic_store(&machine.leap, 2600000000);
 	machine_run(&machine);
-	result = event_end(&machine.events, "pause");
+	result = event_end(&machine.events, "pause", NULL);
 	assert_int_equal(result.page.jump, 0);
 	assert_measured(&result.raw, 0);
 	assert_true(result.tsc_step >= 2600000000 && result.tsc_step < 5200000000);
@@ -205,7 +226,7 @@ static void steps_of_other_clocks_are_told(void **state)
 	machine.boottime += 3555000000;
 	machine.monotonic += 40000000;
 	machine_continue(&machine, STABLE);
-	result = event_end(&machine.events, "suspend");
+	result = event_end(&machine.events, "suspend", NULL);
 	assert_true(llabs(result.realtime_step.ns - 7200000000000) <= result.realtime_step.within);
 	assert_true(llabs(result.boottime_step.ns - 3555000000) <= result.boottime_step.within);
 	assert_true(result.realtime_step.within < MEASURE_NS && result.boottime_step.within < MEASURE_NS);
@@ -222,7 +243,7 @@ static void a_page_that_is_not_stable_is_another_line(void **state)
 	event_begin(&machine.events, "unstable");
 	machine_stop(&machine);
 	machine_continue(&machine, 0);
-	result = event_end(&machine.events, "unstable");
+	result = event_end(&machine.events, "unstable", NULL);
 	assert_int_equal(result.lines, 1);
 	assert_int_equal(result.page.jump, 0);
 	assert_true(result.page_now);
@@ -239,7 +260,7 @@ static void a_page_without_a_line_is_not_known(void **state)
 	machine_stop(&machine);
 	machine.line.mul = 0;
 	machine_continue(&machine, STABLE);
-	result = event_end(&machine.events, "broken");
+	result = event_end(&machine.events, "broken", NULL);
 	assert_false(result.page_known);
 	assert_false(result.page_now);
 	assert_true(pages_totals(&machine.pages).unreadable >= 1);
@@ -247,7 +268,7 @@ static void a_page_without_a_line_is_not_known(void **state)
 	machine.line.mul = mul;
 	machine_continue(&machine, STABLE);
 	event_begin(&machine.events, "mended");
-	result = event_end(&machine.events, "mended");
+	result = event_end(&machine.events, "mended", NULL);
 	assert_true(result.page_known);
 	assert_int_equal(result.page.jump, 0);
 }
@@ -268,12 +289,12 @@ static void one_reading_too_small_is_counted_once(void **state)
 		machine_run(&machine);
 		for (unsigned int clock = 0; clock < PROBE_STEADY_CLOCKS; clock++)
 			assert_int_equal(atomic_load(&machine.fault[clock]), 0);
-		result = event_end(&machine.events, "fault");
+		result = event_end(&machine.events, "fault", NULL);
 		assert_int_equal(result.totals.within + result.totals.between, PROBE_STEADY_CLOCKS);
 		assert_in_range(result.totals.worst_ns, 800000000, 900000000);
 		event_begin(&machine.events, "clean");
 		machine_run(&machine);
-		result = event_end(&machine.events, "clean");
+		result = event_end(&machine.events, "clean", NULL);
 		assert_monotonic(&result);
 	}
 }
@@ -292,7 +313,7 @@ static void a_cpu_behind_the_others_is_counted_between(void **state)
 		atomic_store(&machine.watch.largest[PROBE_RAW].ns,
 			     machine.clocks.ns(&machine, PROBE_RAW, UINT32_MAX) + 50000000);
 	machine_run(&machine);
-	result = event_end(&machine.events, "skew");
+	result = event_end(&machine.events, "skew", NULL);
 	/* the first reading after an event begins cannot be below one: of its own CPU, none ever is */
 	assert_int_equal(result.totals.within, 0);
 	assert_true(result.totals.between > 0);
@@ -310,7 +331,7 @@ static void a_step_back_at_the_very_end_is_counted(void **state)
 	/* another CPU, by hand, that was 10 s ahead */
 	atomic_store(&machine.watch.largest[PROBE_RAW].ns,
 		     machine.clocks.ns(&machine, PROBE_RAW, UINT32_MAX) + 10000000000);
-	result = event_end(&machine.events, "late");
+	result = event_end(&machine.events, "late", NULL);
 	assert_int_equal(result.totals.within, 0);
 	assert_true(result.totals.between >= WATCH_BURST * machine.watch.threads);
 }
@@ -324,13 +345,13 @@ static void a_clock_set_back_is_counted_and_then_forgiven(void **state)
 	machine_run(&machine);
 	disturb(0, -3600000000000);
 	machine_run(&machine);
-	result = event_end(&machine.events, "back");
+	result = event_end(&machine.events, "back", NULL);
 	assert_int_equal(result.page.jump, -3600000000000);
 	assert_measured(&result.raw, -3600000000000);
 	assert_true(result.totals.within >= WATCH_BURST);
 	event_begin(&machine.events, "after");
 	machine_run(&machine);
-	result = event_end(&machine.events, "after");
+	result = event_end(&machine.events, "after", NULL);
 	assert_monotonic(&result);
 	assert_true(watch_totals(&machine.watch).within >= WATCH_BURST);
 }
@@ -352,11 +373,11 @@ static void a_change_outside_of_events_is_counted(void **state)
 	machine_run(&machine);
 	assert_int_equal(event_begin(&machine.events, "later").unannounced, 2);
 	disturb(0, 5);
-	result = event_end(&machine.events, "later");
+	result = event_end(&machine.events, "later", NULL);
 	assert_int_equal(result.unannounced, 2);
 	assert_int_equal(result.page.jump, 5);
 	assert_int_equal(event_begin(&machine.events, "last").unannounced, 0);
-	assert_int_equal(event_end(&machine.events, "last").unannounced, 0);
+	assert_int_equal(event_end(&machine.events, "last", NULL).unannounced, 0);
 	assert_int_equal(machine.events.unannounced, 2);
 	assert_int_equal(pages_totals(&machine.pages).lines, 4);
 	assert_true(pages_totals(&machine.pages).rewrites >= 1);
@@ -368,12 +389,12 @@ static void an_end_without_a_begin_is_judged_by_the_page(void **state)
 
 	(void)state;
 	event_begin(&machine.events, "first");
-	event_end(&machine.events, "first");
+	event_end(&machine.events, "first", NULL);
 	machine_run(&machine);
 	events_keep(&machine.events);
 	disturb(2600000000, -400000000);
 	machine_run(&machine);
-	result = event_end(&machine.events, "load");
+	result = event_end(&machine.events, "load", NULL);
 	assert_true(result.unmatched);
 	assert_string_equal(result.begun, "");
 	assert_true(result.page_known);
@@ -382,7 +403,7 @@ static void an_end_without_a_begin_is_judged_by_the_page(void **state)
 	assert_measured(&result.raw, -400000000);
 	assert_int_equal(result.unannounced, 0);
 	assert_int_equal(event_begin(&machine.events, "next").unannounced, 0);
-	result = event_end(&machine.events, "next");
+	result = event_end(&machine.events, "next", NULL);
 	assert_false(result.unmatched);
 	assert_int_equal(result.page.jump, 0);
 	assert_measured(&result.raw, 0);
@@ -402,14 +423,14 @@ static void an_end_without_a_begin_or_a_page_is_judged_by_the_pause(void **state
 	machine_continue(&machine, STABLE);
 	machine_run(&machine);
 	events_keep(&machine.events);
-	result = event_end(&machine.events, "load");
+	result = event_end(&machine.events, "load", NULL);
 	assert_true(result.unmatched);
 	assert_false(result.page_known);
 	assert_measured(&result.raw, -500000000);
 	assert_true(llabs(result.realtime_step.ns - 500000000) <= result.realtime_step.within);
 	/* and nothing at all is nothing */
 	machine_run(&machine);
-	result = event_end(&machine.events, "load");
+	result = event_end(&machine.events, "load", NULL);
 	assert_true(result.unmatched);
 	assert_measured(&result.raw, 0);
 }
@@ -421,7 +442,7 @@ static void the_end_of_another_event_is_judged_by_the_open_one(void **state)
 	(void)state;
 	event_begin(&machine.events, "save");
 	disturb(2600000000, -300);
-	result = event_end(&machine.events, "load");
+	result = event_end(&machine.events, "load", NULL);
 	assert_true(result.unmatched);
 	assert_string_equal(result.begun, "save");
 	assert_int_equal(result.page.jump, -300);
@@ -430,7 +451,7 @@ static void the_end_of_another_event_is_judged_by_the_open_one(void **state)
 	disturb(0, 77);
 	assert_true(event_begin(&machine.events, "new").replaced);
 	disturb(0, 8);
-	result = event_end(&machine.events, "new");
+	result = event_end(&machine.events, "new", NULL);
 	assert_false(result.unmatched);
 	assert_int_equal(result.page.jump, 8);
 	assert_measured(&result.raw, 8);
@@ -443,7 +464,7 @@ static void without_a_page_only_readings_count(void **state)
 	(void)state;
 	event_begin(&machine.events, "pause");
 	disturb(2600000000, -1000000000);
-	result = event_end(&machine.events, "pause");
+	result = event_end(&machine.events, "pause", NULL);
 	assert_false(result.page_known);
 	assert_false(result.page_now);
 	assert_measured(&result.raw, -1000000000);
@@ -460,6 +481,7 @@ int main(void)
 		WITH_PAGE(a_jump_is_told_to_the_ns),
 		WITH_PAGE(a_frozen_clock_has_not_moved),
 		WITH_PAGE(a_new_rate_is_told),
+		WITH_PAGE(rates_are_compared_where_the_one_took_over),
 		WITH_PAGE(a_tsc_that_went_back_is_told),
 		WITH_PAGE(a_stop_within_a_reading_is_told),
 		WITH_PAGE(steps_of_other_clocks_are_told),

@@ -22,6 +22,15 @@ static wide floor_divide(wide value, unsigned int bits)
 	return value >> bits; /* arithmetic, as every compiler for x86 has it */
 }
 
+/* The line at a tick, also before its anchor, where a reader would not go: the function, not the reading. */
+static wide line_at(const struct pvclock_line *line, uint64_t tick)
+{
+	unsigned int k = line->shift < 0 ? (unsigned int)-line->shift : 0;
+	wide multiplier = (wide)line->mul << (line->shift > 0 ? line->shift : 0);
+
+	return (wide)line->ns + floor_divide(floor_divide((wide)tick - (wide)line->tsc, k) * multiplier, 32);
+}
+
 /*
  * One multiplier and shift. With k = -shift (or 0) and M = mul * 2^shift (or mul), a line gains g(d) = floor((d >> k) *
  * M / 2^32) over d ticks. The old line is ahead by delta = new.tsc - old.tsc ticks, so where the new line has x = d >>
@@ -72,7 +81,7 @@ static double rate_ppb(const struct pvclock_slope *new, const struct pvclock_slo
 	return (ldexp((double)new->mantissa / (double)old->mantissa, new->exponent - old->exponent) - 1) * 1e9;
 }
 
-struct difference line_difference(const struct pvclock_line *old, const struct pvclock_line *new)
+struct difference line_difference(const struct pvclock_line *old, const struct pvclock_line *new, const uint64_t *at)
 {
 	struct difference difference = { .rate_ppb = 0 };
 	struct pvclock_slope old_slope, new_slope;
@@ -81,10 +90,10 @@ struct difference line_difference(const struct pvclock_line *old, const struct p
 		return difference;
 	difference.same_slope = pvclock_slope_difference(&new_slope, &old_slope) == 0;
 	if (!difference.same_slope) {
-		uint64_t later = old->tsc > new->tsc ? old->tsc : new->tsc;
+		uint64_t tick = at ? *at : old->tsc > new->tsc ? old->tsc : new->tsc;
 
 		difference.rate_ppb = rate_ppb(&new_slope, &old_slope);
-		difference.low = difference_of(pvclock_line_ns(new, later), pvclock_line_ns(old, later));
+		difference.low = narrow(line_at(new, tick) - line_at(old, tick));
 		difference.high = difference.low;
 	} else if (old->mul == new->mul && old->shift == new->shift) {
 		compare_parallel(old, new, &difference);

@@ -12,7 +12,7 @@ struct difference {
 	/*
 	 * ns, new(t) - old(t). Of equal slopes: the least and the largest over every t from the later anchor on, for
 	 * readers' floors make a constant difference two or three integers. Of unequal slopes there is no such
-	 * bound: both are the difference at the later anchor, which is the new line's if time went forward.
+	 * bound: both are the difference at one tick.
 	 */
 	int64_t low, high;
 	int64_t jump;     /* the one of larger magnitude; of two alike, the one that goes back */
@@ -20,8 +20,12 @@ struct difference {
 	double rate_ppb;  /* new slope / old slope - 1 */
 };
 
-/* Both lines valid. Pure. */
-struct difference line_difference(const struct pvclock_line *old, const struct pvclock_line *new);
+/*
+ * Both lines valid. Pure. `at`: the tick at which slopes that differ are compared, where the one took over from the other. Who
+ * does not know it (NULL) gets the later anchor, which is the new line's if time went forward: a kernel that publishes may
+ * put it a while after that.
+ */
+struct difference line_difference(const struct pvclock_line *old, const struct pvclock_line *new, const uint64_t *at);
 
 /* True if no reading, ever, tells one from the other. */
 static inline bool difference_is_none(const struct difference *difference)

@@ -138,13 +138,15 @@ static void reconstruct(struct events *events)
 
 /* --- the state after ------------------------------------------------------------------------------- */
 
-static void measure(struct events *events, struct event_result *result)
+static void measure(struct events *events, struct event_result *result, const uint64_t *switched)
 {
 	const struct event_state *before = &events->before;
 	struct window after[SHIFT_WINDOWS];
 	double slope_before, slope_after, error_before, error_after;
-	/* slopes that differ part with every tick: hold them against each other where the new line began */
-	const uint64_t *at = result->page_known && !result->page.same_slope ? &result->now.snapshot.line.tsc : NULL;
+	/* slopes that differ part with every tick: hold them against each other where the new one took over */
+	const uint64_t *at = !result->page_known || result->page.same_slope ? NULL :
+			     switched					      ? switched :
+										&result->now.snapshot.line.tsc;
 	size_t count = watch_windows(events->watch, events->phase, result->page_now ? result->now.number : UINT32_MAX,
 				     after);
 
@@ -157,7 +159,7 @@ static void measure(struct events *events, struct event_result *result)
 	}
 }
 
-struct event_result event_end(struct events *events, const char *name)
+struct event_result event_end(struct events *events, const char *name, const uint64_t *switched)
 {
 	struct watch *watch = events->watch;
 	struct event_state *before = &events->before;
@@ -177,10 +179,10 @@ struct event_result event_end(struct events *events, const char *name)
 	result.page_now = pages_now(watch->pages, &result.now);
 	result.page_known = before->page_known && result.page_now;
 	if (result.page_known) {
-		result.page = line_difference(&before->page.snapshot.line, &result.now.snapshot.line);
+		result.page = line_difference(&before->page.snapshot.line, &result.now.snapshot.line, switched);
 		result.lines = result.now.number - before->page.number;
 	}
-	measure(events, &result);
+	measure(events, &result, switched);
 	offsets = read_offsets(watch->clocks);
 	result.realtime_step = step(&before->offsets.realtime, &offsets.realtime);
 	result.boottime_step = step(&before->offsets.boottime, &offsets.boottime);

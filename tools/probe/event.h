@@ -81,7 +81,8 @@ void events_open(struct events *events, struct watch *watch);
 void events_keep(struct events *events);
 
 struct event_begun event_begin(struct events *events, const char *name);
-struct event_result event_end(struct events *events, const char *name);
+/* `switched`: at which TSC the clock's rate changed, for who knows it; NULL. */
+struct event_result event_end(struct events *events, const char *name, const uint64_t *switched);
 
 /* The page changed so often without an event, since the last reply that said so. */
 uint64_t events_unannounced(struct events *events);

@@ -36,7 +36,7 @@ static void enter(struct pages *pages, const struct pvclock_snapshot *now)
 	if (number != 0) {
 		int64_t size;
 
-		difference = line_difference(&last->snapshot.line, &now->line);
+		difference = line_difference(&last->snapshot.line, &now->line, NULL);
 		if (difference_is_none(&difference) &&
 		    ((last->snapshot.flags ^ now->flags) & PVCLOCK_TSC_STABLE) == 0) {
 			last->snapshot = *now; /* the same function at another anchor */

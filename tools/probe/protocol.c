@@ -114,12 +114,32 @@ static void add_offset(struct json *reply, const char *step, const char *bracket
 							       .within = offset->within });
 }
 
+/* "NAME" or "NAME TICK" */
+static bool split_tick(const char *argument, char name[EVENT_NAME], uint64_t *tick)
+{
+	const char *last = strrchr(argument, ' ');
+	char *end = NULL;
+
+	snprintf(name, EVENT_NAME, "%s", argument);
+	if (!last || last[1] < '0' || last[1] > '9')
+		return false;
+	*tick = strtoull(last + 1, &end, 10);
+	if (*end != '\0')
+		return false;
+	if ((size_t)(last - argument) < EVENT_NAME)
+		name[last - argument] = '\0';
+	return true;
+}
+
 static void end(struct probe *probe, const char *argument, struct json *reply)
 {
 	struct event_result result;
+	char name[EVENT_NAME];
+	uint64_t tick = 0;
+	bool known = split_tick(argument, name, &tick);
 
-	result = event_end(&probe->events, argument);
-	json_text(reply, "end", argument);
+	result = event_end(&probe->events, name, known ? &tick : NULL);
+	json_text(reply, "end", name);
 	if (result.unmatched) {
 		json_bool(reply, "unmatched", true);
 		if (result.begun[0] != '\0')
