@@ -69,7 +69,10 @@ static bool answers(const json_t *message, const char *word, const char *argumen
 {
 	const json_t *value = json_object_get(message, word);
 
-	return value && (!json_is_string(value) || !*argument || !strcmp(json_string_value(value), argument));
+	size_t length = strcspn(argument, " ");
+
+	return value && (!json_is_string(value) || length == 0 ||
+			 (strlen(json_string_value(value)) == length && !strncmp(json_string_value(value), argument, length)));
 }
 
 static json_t *exchange(struct probe *probe, const char *command, int timeout_ms)
