@@ -203,7 +203,8 @@ int clock_restore(struct machine *machine, const struct wire *wire, struct probl
 	if (machine->clock.source != NULL)
 		error = pvclock_source_assume(machine->clock.source, &record.host, &reason);
 	if (error == 0)
-		error = pvclock_kvm_restore(machine->clock.kvm, &record, &reason);
+		error = pvclock_kvm_restore(machine->clock.kvm, &record, PVCLOCK_BLACKOUT_LIVE_UPDATE, NULL, NULL,
+					    &reason);
 	pvclock_record_clear(&record);
 	if (error != 0)
 		return fail(problem, "the clock record handed over is refused: %s",

@@ -15,7 +15,7 @@
 #ifndef PVCLOCK_KVM_H
 #define PVCLOCK_KVM_H
 
-#include <pvclock/record.h>
+#include <pvclock/plan.h>
 #include <pvclock/source.h>
 #include <pvclock/vm.h>
 
@@ -122,6 +122,7 @@ struct pvclock_correction {
 	 */
 	int64_t residual_ns;
 	int64_t moved_ticks;    /* how far the line moved to follow a TSC whose offset could not be set */
+	uint64_t counted_ns, uncounted_ns; /* of the blackout, by the policy */
 	unsigned int tries;     /* steer mode: KVM_SET_CLOCK calls */
 	uint64_t elapsed_ns;    /* what the correction itself took */
 };
@@ -136,7 +137,9 @@ struct pvclock_correction {
 int pvclock_kvm_settle(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu);
 
 /*
- * Around a blackout. pause: all vCPUs out of guest mode. resume: before the first one runs. Own mode republishes;
+ * Around a blackout. pause: all vCPUs out of guest mode. resume: before the first one runs. What the guest's TSC and clock
+ * count of it is the VM's policy (pvclock_vm_set_policy): to freeze them, the TSC offsets are set back, and pending TSC
+ * deadlines written again; where KVM ignores offsets, the line moves instead. Own mode republishes;
  * steer mode aims the kernel's clock at the line the guest saw before; stock mode does as QEMU does: KVM_GET_CLOCK at
  * the pause, KVM_SET_CLOCK with flags 0 at the resume, KVM_KVMCLOCK_CTRL. *correction and *reason may be NULL.
  * -ERANGE: steering ended outside 1 ns, or KVM's slope is not the line's; -ENOTSUP: KVM's clock cannot be aimed. In
@@ -146,20 +149,38 @@ int pvclock_kvm_pause(struct pvclock_kvm *kvm);
 int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason);
 
 /*
- * Save and restore, in every mode, with the record's own errors. Both between pause and resume; restore needs a VM
- * that was not started. A restore is on the host, and the boot, of the save: -EINVAL with OTHER_HOST if the host's
- * TSC has not reached the record's, with TSC_RATES_DIFFER if a vCPU has another TSC ratio; the VM is then as it was.
- * 0 with a reason: a TSC offset was not honoured, and the line followed.
+ * What the blackout is that began with the last pause, where it is not a plain one; the policy has a word for each. Until
+ * the next resume. Without this a pause is a pause, and a restore what pvclock_kvm_restore was told.
+ */
+void pvclock_kvm_blackout(struct pvclock_kvm *kvm, enum pvclock_blackout blackout);
+
+/*
+ * Save, in every mode, with the record's own errors: between pause and resume, each vCPU's local APIC as it is (a pending
+ * TSC deadline is read from it).
  */
 int pvclock_kvm_save(struct pvclock_kvm *kvm, struct pvclock_record *record);
-int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason);
+
+/* This host, as pvclock_plan_make wants it; `host`: its own slope, or mantissa 0 and *no_line says why it has none. */
+int pvclock_kvm_destination(const struct pvclock_os *os, const struct pvclock_kvm_capabilities *capabilities,
+			    enum pvclock_mode mode, const struct pvclock_slope *host, const struct pvclock_reason *no_line,
+			    struct pvclock_destination *destination);
+
+/*
+ * Gives a VM that was not started, whose vCPUs have their local APIC's registers, the record's clock, by the plan that
+ * pvclock_plan_make makes of it for this host now, with its errors: the VM is then as it was. `host`: this host's own
+ * slope; NULL: the record's, for a live update. The VM's first vCPUs are the record's, by their index; further ones, that
+ * the record does not know, get the first one's TSC. *plan (may be NULL) says what was decided. 0, with a reason where a TSC
+ * offset was not honoured and the line followed. -ENOTSUP in stock mode for all but a live update.
+ */
+int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, enum pvclock_blackout blackout,
+			const struct pvclock_slope *host, struct pvclock_plan *plan, struct pvclock_reason *reason);
 
 /* --- a VM whose state came by other ways than a record ------------------------------------------ */
 
-/* A vCPU's counter as it was saved: IA32_TSC. */
+/* A vCPU's counter as it was saved: IA32_TSC; and IA32_TSC_DEADLINE, where 0 says: what KVM holds, if anything. */
 struct pvclock_arrival_tsc {
 	struct pvclock_vcpu *vcpu;
-	uint64_t tsc;
+	uint64_t tsc, deadline;
 };
 
 /*
@@ -172,6 +193,7 @@ struct pvclock_arrival {
 	size_t tsc_count;                       /* at least 1 */
 	struct pvclock_line line;               /* as the first one read it, from its page; mul 0: not known */
 	uint64_t ns;                            /* the VMM's own account of the clock at the switch; UINT64_MAX: none */
+	struct pvclock_host_tsc at;             /* the switch, by this host's TSC; 0: now */
 };
 
 struct pvclock_arrived {
@@ -182,8 +204,8 @@ struct pvclock_arrived {
 };
 
 /*
- * Between pause and resume; pauses a VM that is not. The counters read what they were saved as, from now on: the blackout
- * is not counted. Where this host runs the guest's TSC at the line's rate, the line stays as it is, bit for bit; else it
+ * Between pause and resume; pauses a VM that is not. The counters read what they were saved as, from the switch on: the
+ * blackout is not counted. Where this host runs the guest's TSC at the line's rate, the line stays as it is, bit for bit; else it
  * is continued at the switch with this host's rate, without a jump. A line that is more than an hour from `ns` there is not
  * believed: its page lies in the guest's hands, and may long be something else. Armed TSC deadlines are armed again, for the
  * same time by the clock. MSRs come by pvclock_vcpu_restore_msr. 0, with a reason where a TSC offset was not honoured or

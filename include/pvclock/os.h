@@ -10,6 +10,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/timex.h>
 #include <sys/types.h>
 #include <time.h>
 
@@ -50,6 +51,11 @@ struct pvclock_os_ops {
 	 * first time that it kept time by it. May itself be NULL in a table that knows no pages.
 	 */
 	const void *(*clock_page)(void *ctx, enum pvclock_clock_page page);
+	/*
+	 * What the kernel says of CLOCK_REALTIME (modes 0): its state (TIME_OK ... TIME_ERROR), or -errno. May itself be
+	 * NULL in a table where nobody says.
+	 */
+	int (*adjtimex)(void *ctx, struct timex *status);
 };
 
 struct pvclock_os {

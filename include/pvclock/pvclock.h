@@ -8,6 +8,8 @@
 #include <pvclock/line.h>
 #include <pvclock/os.h>
 #include <pvclock/page.h>
+#include <pvclock/plan.h>
+#include <pvclock/policy.h>
 #include <pvclock/reason.h>
 #include <pvclock/record.h>
 #include <pvclock/source.h>

@@ -12,7 +12,8 @@
 extern "C" {
 #endif
 
-#define PVCLOCK_RECORD_VERSION 1u
+/* What is written. Version 1, which knew one host only, is read: its policy is the default, its times but one unknown. */
+#define PVCLOCK_RECORD_VERSION 2u
 #define PVCLOCK_RECORD_VCPUS_MAX 4096u
 
 struct pvclock_record_vcpu {
@@ -21,6 +22,8 @@ struct pvclock_record_vcpu {
 	bool old_msrs;            /* registered through 0x12 rather than 0x4b564d01 */
 	bool guest_stopped;       /* GUEST_STOPPED is owed and not yet published */
 	struct pvclock_tsc_transform tsc;
+	uint64_t tsc_adjust;      /* IA32_TSC_ADJUST */
+	uint64_t tsc_deadline;    /* IA32_TSC_DEADLINE, in the guest's ticks; 0: none is armed */
 };
 
 struct pvclock_record {
@@ -33,10 +36,11 @@ struct pvclock_record {
 	bool stable;
 	uint64_t wall_clock_msr;
 	/* The host it was saved on. */
-	struct pvclock_slope host;  /* exact slope, ns per host tick */
-	struct pvclock_host_tsc at; /* host TSC at the save */
-	uint64_t system_time;       /* the clock at that tick, ns (the legacy form) */
-	uint64_t realtime;          /* CLOCK_REALTIME then, ns since the epoch */
+	struct pvclock_slope host;      /* exact slope, ns per host tick */
+	struct pvclock_host_time time;  /* the save: time.at is its host TSC */
+	uint64_t system_time;           /* the clock at time.at, ns (the legacy form) */
+	struct pvclock_policy policy;
+	struct pvclock_account account;
 	uint32_t vcpu_count;
 	struct pvclock_record_vcpu *vcpus; /* by ascending index; owned by the record */
 };

@@ -12,6 +12,7 @@
 
 #include <pvclock/guest.h>
 #include <pvclock/os.h>
+#include <pvclock/policy.h>
 #include <pvclock/reason.h>
 
 #ifdef __cplusplus
@@ -118,6 +119,16 @@ int pvclock_vcpu_read_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t *val
  * is published.
  */
 int pvclock_vcpu_restore_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
+
+/* --- policy and account -------------------------------------------------------------------- */
+
+/* What the clocks do about blackouts; kept in the record. A new VM has the default. */
+void pvclock_vm_set_policy(struct pvclock_vm *vm, const struct pvclock_policy *policy);
+void pvclock_vm_get_policy(const struct pvclock_vm *vm, struct pvclock_policy *policy);
+
+/* What was done to this clock so far, and more of it: sums are added to, maxima kept. */
+void pvclock_vm_get_account(const struct pvclock_vm *vm, struct pvclock_account *account);
+void pvclock_vm_count(struct pvclock_vm *vm, const struct pvclock_account *more);
 
 /* --- events ------------------------------------------------------------------------------- */
 

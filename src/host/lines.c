@@ -85,7 +85,7 @@ uint64_t pvclock_vm_system_time(struct pvclock_vm *vm, struct pvclock_host_tsc a
  * The line seen from a counter that is `ticks` ahead of its own. Exact; behind by less than 1 ns and
  * one tick where the anchor would lie before tick 0.
  */
-static struct pvclock_line line_shifted(struct pvclock_line line, int64_t ticks)
+struct pvclock_line pvclock_line_shifted(struct pvclock_line line, int64_t ticks)
 {
 	uint64_t behind = -(uint64_t)ticks;
 	struct pvclock_slope slope;
@@ -120,7 +120,7 @@ const struct pvclock_line *pvclock_vcpu_line(struct pvclock_vcpu *vcpu)
 	if (vcpu->synced)
 		return &vcpu->line;
 	if (tsc_same_rate(&vcpu->tsc, &vm->reference)) {
-		vcpu->line = line_shifted(vm->line, (int64_t)(vcpu->tsc.offset - vm->reference.offset));
+		vcpu->line = pvclock_line_shifted(vm->line, (int64_t)(vcpu->tsc.offset - vm->reference.offset));
 	} else {
 		struct pvclock_host_tsc at = tsc_to_host(&vm->reference, vm->line.tsc);
 

@@ -190,6 +190,15 @@ static const void *clock_page(void *ctx, enum pvclock_clock_page page)
 	return address != 0 && is_backed((const uint32_t *)address) ? (const void *)address : NULL;
 }
 
+static int time_status(void *ctx, struct timex *status)
+{
+	int state;
+
+	(void)ctx;
+	state = adjtimex(status);
+	return state >= 0 ? state : -errno;
+}
+
 static const struct pvclock_os_ops ops = {
 	.read_tsc = read_tsc,
 	.clock_gettime = get_time,
@@ -200,6 +209,7 @@ static const struct pvclock_os_ops ops = {
 	.run_interrupted = run_interrupted,
 	.sleep = sleep_ns,
 	.clock_page = clock_page,
+	.adjtimex = time_status,
 };
 
 static const struct pvclock_os linux_os = { .ops = &ops, .ctx = NULL };

@@ -6,8 +6,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define NS_PER_SEC 1000000000ull
-
 void pvclock_record_clear(struct pvclock_record *record)
 {
 	free(record->vcpus);
@@ -16,7 +14,6 @@ void pvclock_record_clear(struct pvclock_record *record)
 
 int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record)
 {
-	struct timespec real;
 	int error = 0;
 	size_t i;
 
@@ -27,7 +24,7 @@ int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record)
 	else if (!vm->has_line || vm->vcpu_count == 0)
 		error = -ENODATA;
 	else
-		error = vm->os->ops->clock_gettime(vm->os->ctx, CLOCK_REALTIME, &real);
+		error = pvclock_host_time_read(vm->os, &record->time);
 	if (error)
 		goto out;
 	record->vcpus = calloc(vm->vcpu_count, sizeof(*record->vcpus));
@@ -40,9 +37,9 @@ int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record)
 	record->stable = vm->unstable.code == PVCLOCK_REASON_NONE;
 	record->wall_clock_msr = vm->wall_clock_msr;
 	record->host = vm->host;
-	record->at = vm->os->ops->read_tsc(vm->os->ctx);
-	record->system_time = pvclock_vm_system_time(vm, record->at);
-	record->realtime = (uint64_t)real.tv_sec * NS_PER_SEC + (uint64_t)real.tv_nsec;
+	record->system_time = pvclock_vm_system_time(vm, record->time.at);
+	record->policy = vm->policy;
+	record->account = vm->account;
 	record->vcpu_count = (uint32_t)vm->vcpu_count;
 	for (i = 0; i < vm->vcpu_count; i++) {
 		const struct pvclock_vcpu *vcpu = vm->vcpus[i];
@@ -114,6 +111,8 @@ int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm 
 		goto out;
 	}
 	/* Nothing fails from here on. */
+	vm->policy = record->policy;
+	vm->account = record->account;
 	vm->wall_clock_msr = record->wall_clock_msr;
 	for (i = 0; i < vm->vcpu_count; i++) {
 		struct pvclock_vcpu *vcpu = vm->vcpus[i];

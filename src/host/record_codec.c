@@ -4,10 +4,12 @@
  * is read; one check of the ranges serves both too, so that nothing is written that would be refused.
  *
  *   0  8  magic "PVCLKREC"         all little-endian
- *   8  4  version (1)
+ *   8  4  version (2; 1 is read)
  *  12  4  length of the whole in bytes
  *  16  4  CRC-32 (IEEE 802.3) of the whole with these four bytes zero
  *  20     the fields, in the order of walk_record(), then vcpu_count times those of walk_vcpu()
+ *
+ * A version adds fields at the end of either walk; tests/host/golden/ keeps a record of each.
  */
 #include "reason.h"
 #include "vm.h"
@@ -17,15 +19,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/timex.h>
 
 #define HEADER_SIZE 20u
 #define CRC_OFFSET 16u
-#define FIXED_SIZE 116u /* header and walk_record() */
-#define VCPU_SIZE 36u   /* walk_vcpu() */
+
+/* By version: header and walk_record(), and walk_vcpu(). */
+static const struct {
+	size_t fixed, vcpu;
+} sizes[PVCLOCK_RECORD_VERSION + 1] = { [1] = { 116, 36 }, [2] = { 236, 52 } };
 
 #define FLAG_STABLE 1u
 #define FLAG_OLD_MSRS 1u
 #define FLAG_GUEST_STOPPED 2u
+#define FLAG_FALL_BACK (1u << 31) /* with the policy, a bit of FREEZE for each blackout */
 
 static const char magic[8] = { 'P', 'V', 'C', 'L', 'K', 'R', 'E', 'C' };
 
@@ -33,6 +40,7 @@ struct cursor {
 	uint8_t *write;      /* one of the two is NULL */
 	const uint8_t *read;
 	size_t at;
+	uint32_t version;
 };
 
 static void walk(struct cursor *cursor, uint64_t *value, size_t size)
@@ -75,7 +83,7 @@ static int32_t walk_small(struct cursor *cursor, int32_t value)
 /* What does not fit a field of the struct, for the check. */
 struct small_fields {
 	int32_t line_shift, host_exponent, frac_bits;
-	uint32_t flags;
+	uint32_t flags, policy;
 };
 
 static void walk_tsc(struct cursor *cursor, struct pvclock_tsc_transform *tsc, int32_t *frac_bits)
@@ -84,6 +92,49 @@ static void walk_tsc(struct cursor *cursor, struct pvclock_tsc_transform *tsc, i
 	walk_u64(cursor, &tsc->offset);
 	*frac_bits = walk_small(cursor, tsc->frac_bits);
 	tsc->frac_bits = (uint8_t)*frac_bits;
+}
+
+/* But for what version 1 had already. */
+static void walk_time(struct cursor *cursor, struct pvclock_host_time *time)
+{
+	walk_u32(cursor, &time->bracket_ns);
+	walk_u64(cursor, &time->tai_ns);
+	walk_u64(cursor, &time->boottime_ns);
+	time->tai_offset = walk_small(cursor, time->tai_offset);
+	walk_u64(cursor, &time->max_error_ns);
+	walk_u64(cursor, &time->estimated_error_ns);
+	walk_u32(cursor, &time->state);
+	for (size_t i = 0; i < PVCLOCK_BOOT_ID_SIZE; i++) {
+		uint64_t byte = time->boot_id[i];
+
+		walk(cursor, &byte, 1);
+		time->boot_id[i] = (uint8_t)byte;
+	}
+}
+
+static void walk_policy(struct cursor *cursor, struct pvclock_policy *policy, uint32_t *bits)
+{
+	*bits = policy->fall_back ? FLAG_FALL_BACK : 0;
+	for (unsigned int i = 0; i < PVCLOCK_BLACKOUT_COUNT; i++)
+		*bits |= (policy->on[i] == PVCLOCK_FREEZE ? 1u : 0u) << i;
+	walk_u32(cursor, bits);
+	for (unsigned int i = 0; i < PVCLOCK_BLACKOUT_COUNT; i++)
+		policy->on[i] = *bits >> i & 1 ? PVCLOCK_FREEZE : PVCLOCK_ADVANCE;
+	policy->fall_back = *bits & FLAG_FALL_BACK;
+	walk_u64(cursor, &policy->advance_max_ns);
+}
+
+static void walk_account(struct cursor *cursor, struct pvclock_account *account)
+{
+	uint64_t moved = (uint64_t)account->moved_ticks;
+
+	walk_u64(cursor, &account->blackouts);
+	walk_u64(cursor, &account->counted_ns);
+	walk_u64(cursor, &account->uncounted_ns);
+	walk_u64(cursor, &account->rate_changes);
+	walk_u64(cursor, &account->residual_ns_max);
+	walk_u64(cursor, &moved);
+	account->moved_ticks = (int64_t)moved;
 }
 
 static void walk_record(struct cursor *cursor, struct pvclock_record *record, struct small_fields *small)
@@ -101,10 +152,15 @@ static void walk_record(struct cursor *cursor, struct pvclock_record *record, st
 	walk_u64(cursor, &record->host.mantissa);
 	small->host_exponent = walk_small(cursor, record->host.exponent);
 	record->host.exponent = (int16_t)small->host_exponent;
-	walk_u64(cursor, &record->at.ticks);
+	walk_u64(cursor, &record->time.at.ticks);
 	walk_u64(cursor, &record->system_time);
-	walk_u64(cursor, &record->realtime);
+	walk_u64(cursor, &record->time.realtime_ns);
 	walk_u32(cursor, &record->vcpu_count);
+	if (cursor->version >= 2) {
+		walk_time(cursor, &record->time);
+		walk_policy(cursor, &record->policy, &small->policy);
+		walk_account(cursor, &record->account);
+	}
 }
 
 static void walk_vcpu(struct cursor *cursor, struct pvclock_record_vcpu *vcpu, struct small_fields *small)
@@ -116,9 +172,17 @@ static void walk_vcpu(struct cursor *cursor, struct pvclock_record_vcpu *vcpu, s
 	vcpu->guest_stopped = small->flags & FLAG_GUEST_STOPPED;
 	walk_u64(cursor, &vcpu->system_time_msr);
 	walk_tsc(cursor, &vcpu->tsc, &small->frac_bits);
+	if (cursor->version >= 2) {
+		walk_u64(cursor, &vcpu->tsc_adjust);
+		walk_u64(cursor, &vcpu->tsc_deadline);
+	}
 }
 
 /* --- ranges ----------------------------------------------------------------------------- */
+
+#define NS_PER_SEC 1000000000ll
+#define TAI_OFFSET_MAX 1000 /* 37 s in 2026 */
+#define TAI_APART_NS NS_PER_SEC
 
 #define REFUSE(reason, ...) (pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD, __VA_ARGS__), false)
 
@@ -143,6 +207,20 @@ static bool check_host(const struct pvclock_record *record, struct pvclock_reaso
 	return true;
 }
 
+/* CLOCK_TAI is CLOCK_REALTIME and the offset: what was read at one instant cannot differ by more than a step between the reads. */
+static bool check_time(const struct pvclock_host_time *time, struct pvclock_reason *reason)
+{
+	int64_t apart = (int64_t)(time->tai_ns - time->realtime_ns) - (int64_t)time->tai_offset * NS_PER_SEC;
+
+	if (time->tai_offset < -TAI_OFFSET_MAX || time->tai_offset > TAI_OFFSET_MAX)
+		return REFUSE(reason, "The record's TAI offset is %d s; none beyond %d s is known to anybody.", time->tai_offset,
+			      TAI_OFFSET_MAX);
+	if (time->tai_offset != 0 && (apart > TAI_APART_NS || apart < -TAI_APART_NS))
+		return REFUSE(reason, "The record's CLOCK_TAI is not its CLOCK_REALTIME and %d s: %.3f s are between them.",
+			      time->tai_offset, (double)(int64_t)(time->tai_ns - time->realtime_ns) / 1e9);
+	return true;
+}
+
 static bool check_record(const struct pvclock_record *record, struct pvclock_reason *reason)
 {
 	if (!pvclock_line_valid(&record->line))
@@ -154,12 +232,13 @@ static bool check_record(const struct pvclock_record *record, struct pvclock_rea
 	if (record->wall_clock_msr % 4 != 0)
 		return REFUSE(reason, "The record's wall clock address 0x%" PRIx64 " is not 4-byte aligned.",
 			      record->wall_clock_msr);
-	if (!check_tsc(&record->reference, "its line", reason) || !check_host(record, reason))
+	if (!check_tsc(&record->reference, "its line", reason) || !check_host(record, reason) ||
+	    !check_time(&record->time, reason))
 		return false;
 	if (record->system_time !=
-	    pvclock_line_ns(&record->line, pvclock_tsc_to_guest(&record->reference, record->at).ticks))
+	    pvclock_line_ns(&record->line, pvclock_tsc_to_guest(&record->reference, record->time.at).ticks))
 		return REFUSE(reason, "The record's system time, %" PRIu64 " ns, is not what its line says at host TSC %"
-			      PRIu64 ".", record->system_time, record->at.ticks);
+			      PRIu64 ".", record->system_time, record->time.at.ticks);
 	return true;
 }
 
@@ -215,15 +294,20 @@ static uint32_t checksum(const uint8_t *bytes, size_t size)
 	return ~crc32_add(crc, bytes + CRC_OFFSET + 4, size - CRC_OFFSET - 4);
 }
 
-size_t pvclock_record_size(const struct pvclock_record *record)
+static size_t size_of(uint32_t version, uint32_t vcpus)
 {
-	return FIXED_SIZE + (size_t)record->vcpu_count * VCPU_SIZE;
+	return sizes[version].fixed + vcpus * sizes[version].vcpu;
 }
 
-static void walk_header(struct cursor *cursor, uint32_t *version, uint32_t *length, uint32_t *crc)
+size_t pvclock_record_size(const struct pvclock_record *record)
+{
+	return size_of(PVCLOCK_RECORD_VERSION, record->vcpu_count);
+}
+
+static void walk_header(struct cursor *cursor, uint32_t *length, uint32_t *crc)
 {
 	cursor->at = sizeof(magic);
-	walk_u32(cursor, version);
+	walk_u32(cursor, &cursor->version);
 	walk_u32(cursor, length);
 	walk_u32(cursor, crc);
 }
@@ -231,9 +315,9 @@ static void walk_header(struct cursor *cursor, uint32_t *version, uint32_t *leng
 ssize_t pvclock_record_encode(const struct pvclock_record *record, void *bytes, size_t size,
 			      struct pvclock_reason *reason)
 {
-	struct cursor cursor = { .write = bytes };
+	struct cursor cursor = { .write = bytes, .version = PVCLOCK_RECORD_VERSION };
 	struct pvclock_record copy = *record; /* the walk takes a record that it could write to */
-	uint32_t version = PVCLOCK_RECORD_VERSION, length, crc = 0, i;
+	uint32_t length, crc = 0, i;
 	struct small_fields small;
 
 	pvclock_reason_clear(reason);
@@ -243,7 +327,7 @@ ssize_t pvclock_record_encode(const struct pvclock_record *record, void *bytes, 
 	if (size < length)
 		return -ENOSPC;
 	memcpy(bytes, magic, sizeof(magic));
-	walk_header(&cursor, &version, &length, &crc);
+	walk_header(&cursor, &length, &crc);
 	walk_record(&cursor, &copy, &small);
 	for (i = 0; i < record->vcpu_count; i++) {
 		struct pvclock_record_vcpu vcpu = record->vcpus[i];
@@ -251,14 +335,14 @@ ssize_t pvclock_record_encode(const struct pvclock_record *record, void *bytes, 
 		walk_vcpu(&cursor, &vcpu, &small);
 	}
 	crc = checksum(bytes, length);
-	walk_header(&cursor, &version, &length, &crc);
+	walk_header(&cursor, &length, &crc);
 	return (ssize_t)length;
 }
 
 /* The frame: everything that can be wrong before a field means anything. */
 static int check_frame(const uint8_t *bytes, size_t size, struct cursor *cursor, struct pvclock_reason *reason)
 {
-	uint32_t version, length, crc;
+	uint32_t length, crc;
 
 	if (size < HEADER_SIZE) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_TRUNCATED,
@@ -270,14 +354,14 @@ static int check_frame(const uint8_t *bytes, size_t size, struct cursor *cursor,
 				   "This is no clock record: it does not begin with \"PVCLKREC\".");
 		return -EINVAL;
 	}
-	walk_header(cursor, &version, &length, &crc);
-	if (version != PVCLOCK_RECORD_VERSION) {
+	walk_header(cursor, &length, &crc);
+	if (cursor->version == 0 || cursor->version > PVCLOCK_RECORD_VERSION) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_VERSION,
-				   "The record has version %u and this library reads version %u; use a newer pvclock, "
-				   "or save it anew with this one.", version, PVCLOCK_RECORD_VERSION);
+				   "The record has version %u and this library reads versions 1 to %u; use a newer pvclock, "
+				   "or save it anew with this one.", cursor->version, PVCLOCK_RECORD_VERSION);
 		return -ENOTSUP;
 	}
-	if (length != size || size < FIXED_SIZE) {
+	if (length != size || size < sizes[cursor->version].fixed) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_TRUNCATED,
 				   "The record says that it is %u bytes long and %zu are here; fetch it again.",
 				   length, size);
@@ -306,7 +390,11 @@ static bool check_small(const struct small_fields *small, uint32_t known_flags, 
 int pvclock_record_decode(const void *bytes, size_t size, struct pvclock_record *out, struct pvclock_reason *reason)
 {
 	struct cursor cursor = { .read = bytes };
-	struct pvclock_record record = { 0 };
+	/* what an older version does not say */
+	struct pvclock_record record = {
+		.policy = pvclock_policy_default(),
+		.time = { .max_error_ns = PVCLOCK_ERROR_UNKNOWN, .estimated_error_ns = PVCLOCK_ERROR_UNKNOWN, .state = TIME_ERROR },
+	};
 	struct small_fields small = { 0 };
 	uint32_t i;
 	int error;
@@ -318,6 +406,11 @@ int pvclock_record_decode(const void *bytes, size_t size, struct pvclock_record 
 	walk_record(&cursor, &record, &small);
 	if (!check_small(&small, FLAG_STABLE, reason))
 		return -EINVAL;
+	if (small.policy & ~(FLAG_FALL_BACK | ((1u << PVCLOCK_BLACKOUT_COUNT) - 1))) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD,
+				   "The record's policy has bits 0x%x, for blackouts that this version does not know.", small.policy);
+		return -EINVAL;
+	}
 	if (small.line_shift != record.line.shift || small.host_exponent != record.host.exponent) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD,
 				   "The record's shift %d or exponent %d is out of every clock's range.",
@@ -326,10 +419,10 @@ int pvclock_record_decode(const void *bytes, size_t size, struct pvclock_record 
 	}
 	if (!check_record(&record, reason))
 		return -EINVAL;
-	if (pvclock_record_size(&record) != size) {
+	if (size_of(cursor.version, record.vcpu_count) != size) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD,
 				   "The record counts %u vCPUs, which take %zu bytes, and is %zu bytes long.",
-				   record.vcpu_count, pvclock_record_size(&record), size);
+				   record.vcpu_count, size_of(cursor.version, record.vcpu_count), size);
 		return -EINVAL;
 	}
 	record.vcpus = calloc(record.vcpu_count, sizeof(*record.vcpus));

@@ -17,6 +17,7 @@ int pvclock_vm_create(const struct pvclock_os *os, struct pvclock_vm **out)
 		free(vm);
 		return -ENOMEM;
 	}
+	vm->policy = pvclock_policy_default();
 	pvclock_vm_judge_stability(vm);
 	*out = vm;
 	return 0;
@@ -141,4 +142,46 @@ int pvclock_vm_resume(struct pvclock_vm *vm)
 	}
 	pthread_mutex_unlock(&vm->lock);
 	return error;
+}
+
+/* --- policy and account -------------------------------------------------------------------- */
+
+void pvclock_vm_set_policy(struct pvclock_vm *vm, const struct pvclock_policy *policy)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->policy = *policy;
+	pthread_mutex_unlock(&vm->lock);
+}
+
+void pvclock_vm_get_policy(const struct pvclock_vm *vm, struct pvclock_policy *policy)
+{
+	pthread_mutex_t *lock = (pthread_mutex_t *)&vm->lock;
+
+	pthread_mutex_lock(lock);
+	*policy = vm->policy;
+	pthread_mutex_unlock(lock);
+}
+
+void pvclock_vm_get_account(const struct pvclock_vm *vm, struct pvclock_account *account)
+{
+	pthread_mutex_t *lock = (pthread_mutex_t *)&vm->lock;
+
+	pthread_mutex_lock(lock);
+	*account = vm->account;
+	pthread_mutex_unlock(lock);
+}
+
+void pvclock_vm_count(struct pvclock_vm *vm, const struct pvclock_account *more)
+{
+	struct pvclock_account *account = &vm->account;
+
+	pthread_mutex_lock(&vm->lock);
+	account->blackouts += more->blackouts;
+	account->counted_ns += more->counted_ns;
+	account->uncounted_ns += more->uncounted_ns;
+	account->rate_changes += more->rate_changes;
+	account->moved_ticks = (int64_t)((uint64_t)account->moved_ticks + (uint64_t)more->moved_ticks);
+	if (more->residual_ns_max > account->residual_ns_max)
+		account->residual_ns_max = more->residual_ns_max;
+	pthread_mutex_unlock(&vm->lock);
 }

@@ -22,11 +22,21 @@ static struct pvclock_tsc_transform wanted_tsc(const struct pvclock_arrival_tsc 
 	return transform;
 }
 
+/*
+ * A write, even of the offset that holds, makes KVM judge its master clock anew, and vCPUs match only if all were written
+ * alike: all or none.
+ */
 static int set_counters(struct pvclock_kvm *kvm, const struct pvclock_arrival *arrival, struct pvclock_reason *reason)
 {
+	struct pvclock_tsc_transform tsc;
+	bool hold = true;
 	size_t i;
 
 	for (i = 0; i < arrival->tsc_count; i++) {
+		pvclock_vcpu_get_tsc(arrival->tscs[i].vcpu, &tsc);
+		hold = hold && tsc.offset == wanted_tsc(&arrival->tscs[i], kvm->last).offset;
+	}
+	for (i = 0; !hold && i < arrival->tsc_count; i++) {
 		struct pvclock_tsc_transform wanted = wanted_tsc(&arrival->tscs[i], kvm->last);
 		struct pvclock_reason declared;
 		int error = pvclock_kvm_set_tsc_offset(kvm, arrival->tscs[i].vcpu, wanted.offset, &declared);
@@ -61,39 +71,6 @@ static int choose_line(const struct pvclock_arrival *arrival, struct pvclock_lin
 	return 0;
 }
 
-/* The line as this host can run it; `slope` is this host's, per tick of the first counter. */
-static int run_line(const struct pvclock_arrival *arrival, const struct pvclock_slope *slope, struct pvclock_line *line,
-		    struct pvclock_arrived *arrived)
-{
-	uint64_t at = arrival->tscs[0].tsc;
-	struct pvclock_line unit;
-	struct pvclock_slope old;
-
-	if (!pvclock_line_make(&unit, 0, 0, slope, NULL) || !pvclock_slope_from_line(line, &old))
-		return -EINVAL;
-	if (unit.mul == line->mul && unit.shift == line->shift) {
-		arrived->exact = arrived->line_used;
-		return 0;
-	}
-	if (arrived->line_used)
-		arrived->rate_difference = pvclock_slope_difference(slope, &old);
-	return pvclock_line_continue(line, at, at, slope, line, NULL) ? 0 : -EINVAL;
-}
-
-/* The tick of the same counter at which the new line reaches what the old one had at `deadline`; UINT64_MAX: never. */
-static uint64_t continue_deadline(const struct pvclock_arrival *arrival, uint64_t tsc, uint64_t deadline,
-				  const struct pvclock_line *old, const struct pvclock_inverse *inverse)
-{
-	uint64_t first = arrival->tscs[0].tsc, tick; /* of the line's counter */
-
-	if (deadline <= tsc)
-		return deadline; /* it has passed, and passes */
-	if (__builtin_add_overflow(first, deadline - tsc, &tick) ||
-	    !pvclock_first_tick(inverse, pvclock_line_ns(old, tick), &tick))
-		return UINT64_MAX;
-	return __builtin_add_overflow(tsc, tick > first ? tick - first : 0, &tick) ? UINT64_MAX : tick;
-}
-
 /* For a counter that runs `moved` ticks ahead of what it was asked to. Not 0, which disarms. */
 static uint64_t move_deadline(uint64_t deadline, int64_t moved)
 {
@@ -108,28 +85,23 @@ static uint64_t move_deadline(uint64_t deadline, int64_t moved)
  * A timer that KVM has armed stays where the old offset put it: each deadline is written again, as the tick at which the
  * clock reaches what the guest meant by the old line. One that has passed fires at once.
  */
-static int rearm_deadlines(struct pvclock_kvm *kvm, const struct pvclock_arrival *arrival, const struct pvclock_line *old,
-			   const struct pvclock_line *line)
+static int rearm_deadlines(struct pvclock_kvm *kvm, const struct pvclock_arrival *arrival, const struct pvclock_switch *at)
 {
-	bool same_rate = old->mul == line->mul && old->shift == line->shift;
-	struct pvclock_inverse inverse;
-	uint64_t deadline;
 	int error = 0;
 	size_t i;
 
-	pvclock_inverse_make(&inverse, line);
 	for (i = 0; error == 0 && i < arrival->tsc_count; i++) {
 		const struct pvclock_arrival_tsc *saved = &arrival->tscs[i];
 		const struct kvm_vcpu *vcpu = pvclock_kvm_find_vcpu(kvm, pvclock_vcpu_index(saved->vcpu));
 		struct pvclock_tsc_transform wanted = wanted_tsc(saved, kvm->last), real;
+		uint64_t deadline = saved->deadline;
 
-		if (!vcpu || pvclock_kvm_get_msr(kvm, vcpu, MSR_IA32_TSC_DEADLINE, &deadline) || deadline == 0)
+		if (!vcpu || (!deadline && pvclock_kvm_get_msr(kvm, vcpu, MSR_IA32_TSC_DEADLINE, &deadline)) || !deadline)
 			continue;
 		pvclock_vcpu_get_tsc(saved->vcpu, &real);
-		if (!same_rate)
-			deadline = continue_deadline(arrival, saved->tsc, deadline, old, &inverse);
 		error = pvclock_kvm_set_msr(kvm, vcpu, MSR_IA32_TSC_DEADLINE,
-					    move_deadline(deadline, (int64_t)(real.offset - wanted.offset)));
+					    move_deadline(pvclock_switch_deadline(at, saved->tsc, deadline),
+							  (int64_t)(real.offset - wanted.offset)));
 	}
 	return error;
 }
@@ -139,8 +111,9 @@ int pvclock_kvm_arrive(struct pvclock_kvm *kvm, const struct pvclock_arrival *ar
 {
 	struct pvclock_arrived unused, *arrived = out ? out : &unused;
 	struct pvclock_tsc_transform wanted, real;
-	struct pvclock_line line, old;
+	struct pvclock_switch at;
 	struct pvclock_slope slope;
+	struct pvclock_line line;
 	int paused, error;
 
 	pvclock_reason_clear(reason);
@@ -155,28 +128,31 @@ int pvclock_kvm_arrive(struct pvclock_kvm *kvm, const struct pvclock_arrival *ar
 		error = pvclock_kvm_read_tscs(kvm, arrival->host);
 	if (error == 0)
 		error = kvm->mode->slope(kvm, arrival->host, &slope);
-	old = line;
-	if (error == 0)
-		error = run_line(arrival, &slope, &line, arrived);
+	if (error == 0 && !pvclock_switch_make(&at, &line, arrival->tscs[0].tsc, &slope))
+		error = -EINVAL;
 	if (error) { /* as it was */
 		if (paused == 0)
 			pvclock_vm_resume(kvm->vm);
 		return error;
 	}
+	arrived->exact = at.exact && arrived->line_used;
+	arrived->rate_difference = arrived->line_used ? at.rate_difference : 0;
+	kvm->held = true;
 	kvm->host = *arrival->host;
-	kvm->last = kvm->os->ops->read_tsc(kvm->os->ctx);
-	kvm->from_page = false;
+	kvm->last = arrival->at.ticks ? arrival->at : kvm->os->ops->read_tsc(kvm->os->ctx);
+	if (!at.exact)
+		kvm->from_page = false;
 	wanted = wanted_tsc(&arrival->tscs[0], kvm->last);
 	error = set_counters(kvm, arrival, reason);
 	if (error)
 		return error;
 	/* The line belongs to the counter that was asked for; one that KVM runs otherwise reads it shifted. */
 	pvclock_vcpu_get_tsc(arrival->tscs[0].vcpu, &real);
-	error = pvclock_vcpu_set_line(arrival->tscs[0].vcpu, &line);
+	error = pvclock_vcpu_set_line(arrival->tscs[0].vcpu, &at.line);
 	pvclock_vm_move_reference(kvm->vm, wanted.offset - real.offset);
 	kvm->moved_ticks = (int64_t)(real.offset - wanted.offset);
 	if (error == 0 && arrived->line_used)
-		error = rearm_deadlines(kvm, arrival, &old, &line);
+		error = rearm_deadlines(kvm, arrival, &at);
 	if (error == 0 && kvm->mode->arrived)
 		error = kvm->mode->arrived(kvm);
 	return error;

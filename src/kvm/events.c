@@ -4,6 +4,7 @@
 #include "../host/reason.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 static uint64_t now_ns(const struct pvclock_kvm *kvm)
 {
@@ -47,9 +48,103 @@ int pvclock_kvm_pause(struct pvclock_kvm *kvm)
 	error = follow_tscs(kvm);
 	if (error == 0 && kvm->mode->pause)
 		error = kvm->mode->pause(kvm);
+	kvm->held = error == 0;
 	if (error) /* not paused by halves */
 		pvclock_vm_resume(kvm->vm);
 	return error;
+}
+
+void pvclock_kvm_blackout(struct pvclock_kvm *kvm, enum pvclock_blackout blackout)
+{
+	kvm->blackout = blackout;
+}
+
+/* How many ticks of this host's TSC begin within `ns`, and how many ns `ticks` of them take. */
+static bool host_line(const struct pvclock_kvm *kvm, struct pvclock_line *line)
+{
+	return pvclock_line_make(line, 0, 0, &kvm->host, NULL);
+}
+
+static uint64_t ns_to_ticks(const struct pvclock_line *line, uint64_t ns)
+{
+	struct pvclock_inverse inverse;
+	uint64_t ticks;
+
+	pvclock_inverse_make(&inverse, line);
+	return pvclock_first_tick(&inverse, ns, &ticks) ? ticks : UINT64_MAX;
+}
+
+/* The VM as it was when the host's TSC read `then`, arriving now. */
+static int set_back(struct pvclock_kvm *kvm, struct pvclock_host_tsc then, struct pvclock_host_tsc now, struct pvclock_reason *reason)
+{
+	struct pvclock_arrival arrival = { .host = &kvm->host, .ns = UINT64_MAX, .at = now };
+	struct pvclock_arrival_tsc *tscs = calloc(kvm->vcpu_count, sizeof(*tscs));
+	struct pvclock_tsc_transform tsc;
+	int64_t moved = kvm->moved_ticks;
+	int error;
+
+	if (!tscs)
+		return -ENOMEM;
+	for (size_t i = 0; i < kvm->vcpu_count; i++) {
+		pvclock_vcpu_get_tsc(kvm->vcpus[i].vcpu, &tsc);
+		tscs[i] = (struct pvclock_arrival_tsc){ .vcpu = kvm->vcpus[i].vcpu, .tsc = pvclock_tsc_to_guest(&tsc, then).ticks };
+	}
+	arrival.tscs = tscs;
+	arrival.tsc_count = kvm->vcpu_count;
+	error = pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &arrival.line);
+	if (error == 0)
+		error = pvclock_kvm_arrive(kvm, &arrival, NULL, reason);
+	kvm->moved_ticks += moved;
+	free(tscs);
+	return error;
+}
+
+/*
+ * What the policy says about the time since the blackout began, or since a restore has dealt with what was before. The TSC
+ * and the clock count it by themselves: what is not to be counted is taken back.
+ */
+static int pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason)
+{
+	struct pvclock_host_tsc now = kvm->os->ops->read_tsc(kvm->os->ctx), then = kvm->last;
+	struct pvclock_policy policy;
+	struct pvclock_line line;
+	uint64_t ns, allowed;
+	int error = 0;
+
+	if (!kvm->held || now.ticks < then.ticks || kvm->vcpu_count == 0 || !host_line(kvm, &line))
+		return 0; /* the TSC was reset, or there is no clock yet */
+	pvclock_vm_get_policy(kvm->vm, &policy);
+	ns = pvclock_line_ns(&line, now.ticks - then.ticks);
+	allowed = policy.advance_max_ns > kvm->counted_ns ? policy.advance_max_ns - kvm->counted_ns : 0;
+	if (policy.on[kvm->blackout] == PVCLOCK_FREEZE)
+		allowed = 0;
+	if (ns > allowed && kvm->mode->slope) {
+		then.ticks += ns_to_ticks(&line, allowed);
+		error = set_back(kvm, then, now, reason);
+		if (error == -ENODATA) /* no line yet: nobody has read it */
+			return 0;
+	}
+	kvm->counted_ns += ns < allowed ? ns : allowed;
+	kvm->uncounted_ns += ns < allowed ? 0 : ns - allowed;
+	return error;
+}
+
+static void tell(struct pvclock_kvm *kvm, struct pvclock_correction *correction)
+{
+	uint64_t residual = (uint64_t)(correction->residual_ns < 0 ? -correction->residual_ns : correction->residual_ns);
+	struct pvclock_account account = {
+		.blackouts = 1,
+		.counted_ns = correction->counted_ns = kvm->counted_ns,
+		.uncounted_ns = correction->uncounted_ns = kvm->uncounted_ns,
+		.residual_ns_max = residual,
+		.moved_ticks = correction->moved_ticks = kvm->moved_ticks,
+	};
+
+	pvclock_vm_count(kvm->vm, &account);
+	kvm->moved_ticks = 0;
+	kvm->counted_ns = kvm->uncounted_ns = 0;
+	kvm->blackout = PVCLOCK_BLACKOUT_PAUSE;
+	kvm->held = false;
 }
 
 int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason)
@@ -59,9 +154,12 @@ int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corre
 	int error;
 
 	pvclock_reason_clear(reason);
-	*into = (struct pvclock_correction){ .moved_ticks = kvm->moved_ticks };
-	kvm->moved_ticks = 0;
+	*into = (struct pvclock_correction){ 0 };
+	error = pass_time(kvm, reason);
+	if (error)
+		return error;
 	error = kvm->mode->resume(kvm, into, reason);
+	tell(kvm, into);
 	into->elapsed_ns = now_ns(kvm) - begun;
 	return error;
 }

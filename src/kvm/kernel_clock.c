@@ -62,7 +62,7 @@ static bool believable(const struct pvclock_line *page, const struct pvclock_lin
 	if (!pvclock_slope_from_line(page, &slope) || !pvclock_slope_from_line(kernel, &expected))
 		return false;
 	apart = (int64_t)(pvclock_line_ns(page, kernel->tsc) - kernel->ns);
-	return pvclock_kvm_same_rate(&slope, &expected) && apart > -MAX_APART_NS && apart < MAX_APART_NS;
+	return pvclock_rates_alike(&slope, &expected) && apart > -MAX_APART_NS && apart < MAX_APART_NS;
 }
 
 static void declare_flags(struct pvclock_kvm *kvm, uint8_t flags)

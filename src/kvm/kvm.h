@@ -9,6 +9,7 @@
 #include "uapi.h"
 
 #include <pvclock/kvm.h>
+#include <pvclock/plan.h>
 
 #include <pthread.h>
 
@@ -53,9 +54,14 @@ struct pvclock_kvm {
 	struct kvm_vcpu *vcpus;
 	size_t vcpu_count;
 	struct pvclock_slope host; /* true slope, ns per host tick; whatever slope the kernel publishes */
-	struct pvclock_host_tsc last; /* seen at the last event: a host TSC below it was reset by a suspend */
+	/* seen at the last event, which is when a blackout began: a host TSC below it was reset by a suspend */
+	struct pvclock_host_tsc last;
 	bool from_page;      /* steer: the engine's line is what the kernel published here, with the kernel's own slope */
-	int64_t moved_ticks; /* by a restore, to be told by the next resume */
+	/* of this blackout, until the next resume tells it */
+	bool held; /* there is one */
+	enum pvclock_blackout blackout;
+	int64_t moved_ticks;
+	uint64_t counted_ns, uncounted_ns;
 	/* own: what the VMM wants, to be put back at detach */
 	uint64_t user_space_msr_mask;
 	struct pvclock_msr_filter theirs;
@@ -91,8 +97,8 @@ int pvclock_kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64
 int pvclock_kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, const struct pvclock_slope *host);
 /* The same of every vCPU. */
 int pvclock_kvm_read_tscs(struct pvclock_kvm *kvm, const struct pvclock_slope *host);
-/* Alike to 250 ppm, KVM's own tolerance. */
-bool pvclock_kvm_same_rate(const struct pvclock_slope *a, const struct pvclock_slope *b);
+/* Of this CPU's TSC scaling, whether KVM can use it or not. */
+uint8_t pvclock_kvm_frac_bits(const struct pvclock_os *os);
 /* The offset alone, again: a guest that wrote its TSC has changed it. */
 int pvclock_kvm_reread_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu);
 

@@ -1,105 +1,229 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * restore.c - the clock of a VM on KVM, saved and put back: refused as a whole before anything changed, or carried
- * out.
+ * restore.c - the clock of a VM on KVM, saved and put back. A plan decides, refusing as a whole before anything changed;
+ * what is then done is an arrival (arrive.c) whose counters and deadlines are the plan's.
  */
 #include "kvm.h"
 #include "../host/reason.h"
 
 #include <errno.h>
+#include <stdlib.h>
+
+/* --- save ------------------------------------------------------------------------------------ */
+
+/* What the engine does not know of a vCPU. An MSR that KVM does not have is one that the guest does not have. */
+static int save_vcpu(struct pvclock_kvm *kvm, struct pvclock_record_vcpu *saved)
+{
+	const struct kvm_vcpu *vcpu = pvclock_kvm_find_vcpu(kvm, saved->index);
+
+	if (!vcpu)
+		return -ENOENT;
+	if (pvclock_kvm_get_msr(kvm, vcpu, MSR_IA32_TSC_ADJUST, &saved->tsc_adjust))
+		saved->tsc_adjust = 0;
+	if (pvclock_kvm_get_msr(kvm, vcpu, MSR_IA32_TSC_DEADLINE, &saved->tsc_deadline))
+		saved->tsc_deadline = 0;
+	return 0;
+}
 
 int pvclock_kvm_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
 {
 	int error = pvclock_record_capture(kvm->vm, record);
+	uint32_t i;
 
 	if (error)
 		return error;
 	if (kvm->host.mantissa)
 		record->host = kvm->host;
-	if (kvm->mode->save)
+	for (i = 0; error == 0 && i < record->vcpu_count; i++)
+		error = save_vcpu(kvm, &record->vcpus[i]);
+	if (error == 0 && kvm->mode->save)
 		error = kvm->mode->save(kvm, record);
 	if (error)
 		pvclock_record_clear(record);
 	return error;
 }
 
-/* What can be refused is refused here, with nothing changed. */
-static int check_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
+/* --- what this host is --------------------------------------------------------------------------- */
+
+/* The slope that KVM itself makes of a TSC's rate. */
+static void kernel_slope(uint32_t khz, struct pvclock_slope *slope)
+{
+	struct pvclock_line line;
+
+	*slope = (struct pvclock_slope){ 0 };
+	if (khz != 0 && pvclock_line_make_kvm(&line, 0, 0, khz))
+		pvclock_slope_from_line(&line, slope);
+}
+
+int pvclock_kvm_destination(const struct pvclock_os *os, const struct pvclock_kvm_capabilities *capabilities,
+			    enum pvclock_mode mode, const struct pvclock_slope *host, const struct pvclock_reason *no_line,
+			    struct pvclock_destination *destination)
+{
+	*destination = (struct pvclock_destination){
+		.host = *host,
+		.tsc_offsets = capabilities->tsc_offset_honoured,
+		.frac_bits = capabilities->tsc_control ? pvclock_kvm_frac_bits(os) : 0,
+		.kernel_publishes = mode == PVCLOCK_MODE_STEER || mode == PVCLOCK_MODE_STOCK,
+	};
+	if (no_line)
+		destination->no_line = *no_line;
+	if (destination->kernel_publishes && capabilities->master_clock)
+		kernel_slope(capabilities->tsc_khz, &destination->kernel);
+	return pvclock_host_time_read(os, &destination->time);
+}
+
+/* The same of the host that `kvm` is on. */
+static int destination_here(struct pvclock_kvm *kvm, const struct pvclock_slope *host, struct pvclock_destination *destination)
+{
+	int khz = kvm_ioctl(kvm, kvm->vm_fd, KVM_GET_TSC_KHZ, NULL);
+	struct pvclock_kvm_capabilities known = {
+		.tsc_control = kvm_ioctl(kvm, kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_CONTROL) > 0,
+		.tsc_offset_honoured = true, /* what becomes of a write is read back */
+		.master_clock = true,        /* else steering says so */
+	};
+
+	if (khz <= 0)
+		khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
+	known.tsc_khz = khz > 0 ? (uint32_t)khz : 0;
+	return pvclock_kvm_destination(kvm->os, &known, kvm->mode->mode, host, NULL, destination);
+}
+
+/* --- restore ------------------------------------------------------------------------------------- */
+
+/* The record's vCPUs are all there. */
+static int check_vcpus(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
 {
 	uint32_t i;
 
-	if (kvm->os->ops->read_tsc(kvm->os->ctx).ticks < record->at.ticks) {
-		pvclock_reason_set(reason, PVCLOCK_REASON_OTHER_HOST,
-				   "The record was saved at host TSC %llu, which this host has not reached: it is of another host or "
-				   "another boot; restore it there.", (unsigned long long)record->at.ticks);
-		return -EINVAL;
-	}
 	for (i = 0; i < record->vcpu_count; i++) {
 		if (pvclock_kvm_find_vcpu(kvm, record->vcpus[i].index))
 			continue;
 		pvclock_reason_set(reason, PVCLOCK_REASON_VCPU_COUNT,
-				   "The record holds vCPU %u, which was not given to pvclock_kvm_add_vcpu.",
+				   "The record holds vCPU %u, which this VM has not; start it with the same vCPUs.",
 				   record->vcpus[i].index);
 		return -EINVAL;
 	}
 	return 0;
 }
 
-/*
- * A write, even of the offset that holds, makes KVM judge its master clock anew, and vCPUs match only if all were
- * written alike: all or none. An offset that KVM does not honour is declared in the reason; the vCPU's line has
- * followed.
- */
-static int restore_offsets(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
+static int find_saved(const struct pvclock_record *record, uint32_t index)
 {
-	struct pvclock_tsc_transform tsc;
-	bool hold = true;
 	uint32_t i;
-	int error;
 
-	for (i = 0; i < record->vcpu_count; i++) {
-		pvclock_vcpu_get_tsc(pvclock_kvm_find_vcpu(kvm, record->vcpus[i].index)->vcpu, &tsc);
-		hold = hold && tsc.offset == record->vcpus[i].tsc.offset;
-	}
-	for (i = 0; !hold && i < record->vcpu_count; i++) {
-		struct pvclock_reason declared;
-
-		error = pvclock_kvm_set_tsc_offset(kvm, pvclock_kvm_find_vcpu(kvm, record->vcpus[i].index)->vcpu,
-						   record->vcpus[i].tsc.offset, &declared);
-		if (error == -EOPNOTSUPP && reason && reason->code == PVCLOCK_REASON_NONE)
-			*reason = declared;
-		if (error && error != -EOPNOTSUPP)
-			return error;
-	}
-	pvclock_vcpu_get_tsc(pvclock_kvm_find_vcpu(kvm, record->vcpus[0].index)->vcpu, &tsc);
-	kvm->moved_ticks = (int64_t)(tsc.offset - record->vcpus[0].tsc.offset);
-	return 0;
+	for (i = 0; i < record->vcpu_count; i++)
+		if (record->vcpus[i].index == index)
+			return (int)i;
+	return -1;
 }
 
-int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
+/* The guest's TSC rate, where this host scales it. */
+static int set_rate(struct pvclock_kvm *kvm, const struct pvclock_plan *plan)
+{
+	size_t i;
+	int error = 0;
+
+	for (i = 0; error >= 0 && plan->tsc_khz != 0 && i < kvm->vcpu_count; i++)
+		error = kvm_ioctl(kvm, kvm->vcpus[i].fd, KVM_SET_TSC_KHZ, (void *)(uintptr_t)plan->tsc_khz);
+	return error < 0 ? error : 0;
+}
+
+/* The record's first vCPU comes first: the line is over its TSC. What the record does not know gets the same TSC. */
+static size_t list_counters(struct pvclock_kvm *kvm, const struct pvclock_record *record, const struct pvclock_plan *plan,
+			    struct pvclock_arrival_tsc *tscs)
+{
+	size_t count = 0, i;
+
+	for (i = 0; i < record->vcpu_count; i++, count++) {
+		tscs[count].vcpu = pvclock_kvm_find_vcpu(kvm, record->vcpus[i].index)->vcpu;
+		pvclock_plan_vcpu(record, plan, (uint32_t)i, &tscs[count].tsc, &tscs[count].deadline);
+		tscs[count].deadline = record->vcpus[i].tsc_deadline; /* arrive does the plan's arithmetic on it */
+	}
+	for (i = 0; i < kvm->vcpu_count; i++)
+		if (find_saved(record, pvclock_vcpu_index(kvm->vcpus[i].vcpu)) < 0)
+			tscs[count++] = (struct pvclock_arrival_tsc){ .vcpu = kvm->vcpus[i].vcpu, .tsc = tscs[0].tsc };
+	return count;
+}
+
+/* What the guest registered, where the engine keeps it. */
+static int restore_registrations(struct pvclock_kvm *kvm, const struct pvclock_record *record)
+{
+	int error = 0;
+	uint32_t i;
+
+	for (i = 0; error == 0 && i < record->vcpu_count; i++) {
+		const struct pvclock_record_vcpu *saved = &record->vcpus[i];
+		const struct kvm_vcpu *vcpu = pvclock_kvm_find_vcpu(kvm, saved->index);
+
+		error = pvclock_vcpu_restore_msr(vcpu->vcpu, saved->old_msrs ? PVCLOCK_MSR_SYSTEM_TIME_OLD : PVCLOCK_MSR_SYSTEM_TIME,
+						 saved->system_time_msr);
+		if (error == 0 && i == 0)
+			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_WALL_CLOCK, record->wall_clock_msr);
+		if (saved->tsc_adjust) /* a host's write moves no TSC */
+			pvclock_kvm_set_msr(kvm, vcpu, MSR_IA32_TSC_ADJUST, saved->tsc_adjust);
+	}
+	return error;
+}
+
+static void keep_account(struct pvclock_kvm *kvm, const struct pvclock_record *record, const struct pvclock_plan *plan)
+{
+	struct pvclock_account account = record->account;
+
+	account.rate_changes += plan->precision != PVCLOCK_EXACT;
+	pvclock_vm_count(kvm->vm, &account);
+	kvm->counted_ns = plan->counted_ns;
+	kvm->uncounted_ns = plan->elapsed.ns - plan->counted_ns;
+}
+
+static int carry_out(struct pvclock_kvm *kvm, const struct pvclock_record *record, const struct pvclock_slope *host,
+		     const struct pvclock_destination *here, const struct pvclock_plan *plan, struct pvclock_reason *reason)
+{
+	struct pvclock_arrival arrival = { .host = host, .line = plan->at.old, .ns = UINT64_MAX, .at = here->time.at };
+	struct pvclock_arrival_tsc *tscs = calloc(kvm->vcpu_count, sizeof(*tscs));
+	int error;
+
+	if (!tscs)
+		return -ENOMEM;
+	arrival.tsc_count = list_counters(kvm, record, plan, tscs);
+	arrival.tscs = tscs;
+	error = set_rate(kvm, plan);
+	if (error == 0)
+		error = restore_registrations(kvm, record);
+	if (error == 0)
+		error = pvclock_kvm_arrive(kvm, &arrival, NULL, reason);
+	if (error == 0 && kvm->mode->restore)
+		error = kvm->mode->restore(kvm, record, reason);
+	free(tscs);
+	return error;
+}
+
+int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, enum pvclock_blackout blackout,
+			const struct pvclock_slope *host, struct pvclock_plan *out, struct pvclock_reason *reason)
 {
 	int paused = pvclock_vm_pause(kvm->vm), error;
+	struct pvclock_destination here;
+	struct pvclock_plan plan;
 
 	pvclock_reason_clear(reason);
-	error = check_restore(kvm, record, reason);
+	host = host ? host : &record->host;
+	error = kvm->vcpu_count ? check_vcpus(kvm, record, reason) : -EINVAL;
 	if (error == 0)
-		error = pvclock_kvm_read_tscs(kvm, &record->host);
+		error = destination_here(kvm, host, &here);
 	if (error == 0)
-		error = pvclock_record_apply(record, kvm->vm, NULL, reason);
+		error = pvclock_plan_make(record, &here, blackout, &plan, reason);
 	if (error) {
 		if (paused == 0)
 			pvclock_vm_resume(kvm->vm);
 		return error;
 	}
-	kvm->host = record->host;
-	kvm->last = kvm->os->ops->read_tsc(kvm->os->ctx);
-	kvm->from_page = false;
-	error = restore_offsets(kvm, record, reason);
-	if (error == 0 && kvm->mode->restore)
-		error = kvm->mode->restore(kvm, record, reason);
-	if (error == 0 && kvm->mode->arrived)
-		error = kvm->mode->arrived(kvm);
-	if (error && reason && reason->code == PVCLOCK_REASON_NONE)
+	if (out)
+		*out = plan;
+	pvclock_vm_set_policy(kvm->vm, &record->policy);
+	pvclock_kvm_blackout(kvm, blackout);
+	/* a mode that keeps no function puts the kernel's clock back, and that is all */
+	error = kvm->mode->slope ? carry_out(kvm, record, host, &here, &plan, reason) : kvm->mode->restore(kvm, record, reason);
+	if (error == 0)
+		keep_account(kvm, record, &plan);
+	else if (reason && reason->code == PVCLOCK_REASON_NONE)
 		pvclock_reason_set(reason, PVCLOCK_REASON_OS, "KVM did not take the clock's state (error %d).", -error);
 	return error;
 }

@@ -196,24 +196,6 @@ static void explain(int error, const struct aim *aim, const struct pvclock_corre
 	}
 }
 
-static bool same_slope(const struct aim *aim)
-{
-	return aim->line.mul == aim->unit.mul && aim->line.shift == aim->unit.shift;
-}
-
-/* Continuous here and now, and from now on with the kernel's slope: a record of own mode, or of another host. */
-static int declare_slope(const struct aim *aim, struct pvclock_reason *reason)
-{
-	struct pvclock_slope kernel, ours;
-
-	if (!pvclock_slope_from_line(&aim->unit, &kernel) || !pvclock_slope_from_line(&aim->line, &ours))
-		return -EINVAL;
-	pvclock_reason_set(reason, PVCLOCK_REASON_STEER_RESIDUAL,
-			   "The guest's clock goes on without a jump, but with KVM's slope, which is %.3f ppb off its own; "
-			   "own mode keeps its own.", (double)pvclock_slope_difference(&kernel, &ours) / 18446744073.709552);
-	return -ERANGE;
-}
-
 static int steer_pause(struct pvclock_kvm *kvm)
 {
 	int error = pvclock_kernel_clock_learn(kvm);
@@ -229,10 +211,7 @@ static int steer_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corr
 
 	if (error == 0)
 		error = take_aim(&aim, correction);
-	if (error == 0 && !same_slope(&aim))
-		error = declare_slope(&aim, reason);
-	else
-		explain(error, &aim, correction, reason);
+	explain(error, &aim, correction, reason);
 	resumed = pvclock_vm_resume(kvm->vm);
 	pvclock_kernel_clock_mark_stopped(kvm);
 	if (error == -ENODATA)
@@ -240,13 +219,15 @@ static int steer_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corr
 	return error ? error : resumed;
 }
 
-/* What KVM makes of its kHz. */
+/* What KVM publishes, where that is known; else what it makes of its kHz. */
 static int steer_slope(const struct pvclock_kvm *kvm, const struct pvclock_slope *host, struct pvclock_slope *guest)
 {
 	int khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
 	struct pvclock_line line;
 
 	(void)host;
+	if (kvm->from_page && pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &line) == 0)
+		return pvclock_slope_from_line(&line, guest) ? 0 : -EINVAL;
 	if (khz <= 0 || !pvclock_line_make_kvm(&line, 0, 0, (uint32_t)khz))
 		return -ENOTSUP;
 	return pvclock_slope_from_line(&line, guest) ? 0 : -EINVAL;

@@ -34,15 +34,33 @@ static int stock_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corr
 static int stock_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
 {
 	if (kvm->paused.flags & KVM_CLOCK_HOST_TSC) { /* what KVM_GET_CLOCK said at the pause, and when */
-		record->at.ticks = kvm->paused.host_tsc;
+		record->time.at.ticks = kvm->paused.host_tsc;
 		record->system_time = pvclock_line_ns(&record->line,
-						      pvclock_tsc_to_guest(&record->reference, record->at).ticks);
+						      pvclock_tsc_to_guest(&record->reference, record->time.at).ticks);
 	}
 	return pvclock_kernel_clock_save(kvm, record);
 }
 
+static int restore_offsets(struct pvclock_kvm *kvm, const struct pvclock_record *record)
+{
+	int error = 0;
+	uint32_t i;
+
+	for (i = 0; i < record->vcpu_count && (error == 0 || error == -EOPNOTSUPP); i++)
+		error = pvclock_kvm_set_tsc_offset(kvm, pvclock_kvm_find_vcpu(kvm, record->vcpus[i].index)->vcpu,
+						   record->vcpus[i].tsc.offset, NULL);
+	return error == -EOPNOTSUPP ? 0 : error;
+}
+
 static int stock_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
 {
+	int error = pvclock_record_apply(record, kvm->vm, NULL, reason);
+
+	if (error == 0)
+		error = restore_offsets(kvm, record);
+	if (error)
+		return error;
+	kvm->host = record->host;
 	kvm->paused = (struct kvm_clock){ .clock = record->system_time };
 	return pvclock_kernel_clock_restore(kvm, record, reason);
 }

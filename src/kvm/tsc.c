@@ -8,12 +8,6 @@
 
 #include <errno.h>
 
-/*
- * Beyond KVM's own tolerance (module parameter tsc_tolerance_ppm, 250) a requested rate is scaled, or imitated by
- * catch-up.
- */
-#define RATE_TOLERANCE_PPM 250u
-
 int pvclock_kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset)
 {
 	uint64_t value = 0;
@@ -49,38 +43,12 @@ static int estimate_tsc_offset(const struct pvclock_kvm *kvm, const struct kvm_v
 	return 0;
 }
 
-/*
- * The ratio that KVM has set up for a vCPU of `khz` on a host of `host_khz`: (2^frac x khz) / host_khz, by the CPU's
- * vendor.
- */
-static void read_ratio(const struct pvclock_kvm *kvm, uint64_t khz, uint64_t host_khz,
-		       struct pvclock_tsc_transform *transform)
+uint8_t pvclock_kvm_frac_bits(const struct pvclock_os *os)
 {
 	uint32_t regs[4] = { 0 };
 
-	kvm->os->ops->cpuid(kvm->os->ctx, 0, 0, regs);
-	transform->frac_bits = regs[1] == 0x756e6547u /* "Genu"ineIntel */ ? PVCLOCK_FRAC_BITS_VMX : PVCLOCK_FRAC_BITS_SVM;
-	transform->ratio = (uint64_t)(((unsigned __int128)khz << transform->frac_bits) / host_khz);
-}
-
-/* 10^6 / (mantissa x 2^exponent) to nearest: the kernel's mult was rounded from its kHz. 0: not a TSC's rate. */
-static uint64_t slope_khz(const struct pvclock_slope *slope)
-{
-	unsigned __int128 quotient;
-	int shift = 100 + slope->exponent;
-
-	if (!(slope->mantissa >> 63) || shift < 1 || shift > 63)
-		return 0;
-	quotient = ((unsigned __int128)1000000 << 100) / slope->mantissa;
-	return (uint64_t)((quotient + ((uint64_t)1 << (shift - 1))) >> shift);
-}
-
-bool pvclock_kvm_same_rate(const struct pvclock_slope *a, const struct pvclock_slope *b)
-{
-	const int64_t tolerance = INT64_MAX / 1000000 * 2 * RATE_TOLERANCE_PPM; /* in units of 2^-64 */
-	int64_t difference = pvclock_slope_difference(a, b);
-
-	return difference > -tolerance && difference < tolerance;
+	os->ops->cpuid(os->ctx, 0, 0, regs);
+	return regs[1] == 0x756e6547u /* "Genu"ineIntel */ ? PVCLOCK_FRAC_BITS_VMX : PVCLOCK_FRAC_BITS_SVM;
 }
 
 static int read_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint64_t *offset)
@@ -117,14 +85,15 @@ int pvclock_kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, c
 
 	if (error)
 		return error;
-	if (host && khz > 0 && pvclock_slope_from_khz((uint64_t)khz, &guest) && !pvclock_kvm_same_rate(&guest, host)) {
-		uint64_t host_khz = slope_khz(host);
+	if (host && khz > 0 && pvclock_slope_from_khz((uint64_t)khz, &guest) && !pvclock_rates_alike(&guest, host)) {
+		uint64_t offset = transform.offset;
 
-		if (host_khz == 0)
-			return -EINVAL;
 		catchup = kvm_ioctl(kvm, kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_CONTROL) <= 0;
 		if (!catchup)
-			read_ratio(kvm, (uint64_t)khz, host_khz, &transform);
+			transform = pvclock_rate_ratio((uint64_t)khz, pvclock_rate_khz(host), pvclock_kvm_frac_bits(kvm->os));
+		if (!catchup && transform.frac_bits == 0)
+			return -EINVAL;
+		transform.offset = offset;
 	}
 	vcpu->catchup = catchup;
 	return pvclock_vcpu_set_tsc(vcpu->vcpu, &transform, catchup);

@@ -42,6 +42,7 @@ struct kvm_one_msr {
 _Static_assert(sizeof(struct kvm_one_msr) == sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry), "KVM ABI");
 
 #define MSR_IA32_TSC 0x10u
+#define MSR_IA32_TSC_ADJUST 0x3bu
 #define MSR_IA32_TSC_DEADLINE 0x6e0u
 
 #endif

@@ -109,8 +109,8 @@ static void new_state(struct machine *m, const struct pvclock_slope *slope, uint
 {
 	uint64_t tsc = pick(m, 1ull << 50, 1ull << 60);
 
-	m->tscs[0] = (struct pvclock_arrival_tsc){ m->vcpus[0], tsc };
-	m->tscs[1] = (struct pvclock_arrival_tsc){ m->vcpus[1], tsc + apart };
+	m->tscs[0] = (struct pvclock_arrival_tsc){ .vcpu = m->vcpus[0], .tsc = tsc };
+	m->tscs[1] = (struct pvclock_arrival_tsc){ .vcpu = m->vcpus[1], .tsc = tsc + apart };
 	m->arrival = (struct pvclock_arrival){ .host = &m->host, .tscs = m->tscs, .tsc_count = 2, .ns = UINT64_MAX };
 	assert_true(pvclock_line_make(&m->arrival.line, tsc - pick(m, 0, 1ull << 46), pick(m, 0, 1ull << 60), slope, NULL));
 	for (unsigned int i = 0; i < 2; i++) {

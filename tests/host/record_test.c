@@ -85,7 +85,7 @@ static void p1_p6_round_trip_is_exact(void **state)
 	struct pvclock_record record;
 	struct pvclock_reason reason;
 	struct pvclock_line a, b;
-	uint8_t bytes[512], again[512];
+	uint8_t bytes[1024], again[1024];
 	ssize_t length = saved_bytes(from, bytes, sizeof(bytes));
 	struct pvclock_tsc_transform tsc;
 	int64_t moved = 1;
@@ -150,7 +150,7 @@ static void expect_refused(const uint8_t *bytes, size_t size)
 static void p6_every_flipped_bit_is_refused(void **state)
 {
 	struct machine *m = running_machine();
-	uint8_t bytes[512];
+	uint8_t bytes[1024];
 	size_t length = (size_t)saved_bytes(m, bytes, sizeof(bytes)), bit;
 
 	(void)state;
@@ -165,7 +165,7 @@ static void p6_every_flipped_bit_is_refused(void **state)
 static void p6_every_truncation_is_refused(void **state)
 {
 	struct machine *m = running_machine();
-	uint8_t bytes[512] = { 0 };
+	uint8_t bytes[1024] = { 0 };
 	size_t length = (size_t)saved_bytes(m, bytes, sizeof(bytes)), size;
 
 	(void)state;
@@ -221,12 +221,15 @@ static void p6_fields_out_of_range_are_named(void **state)
 		{ "0 vCPUs", 112, { 0 }, 4 },
 		{ "vCPUs", 112, { 2 }, 4 },
 		{ "vCPUs", 112, { 255, 255, 255, 255 }, 4 },
-		{ "ascending", 116 + 36, { 0 }, 4 },
-		{ "flags", 120, { 4 }, 4 },
-		{ "aligned", 124, { 3 }, 8 },
+		{ "ascending", 236 + 52, { 0 }, 4 },
+		{ "flags", 240, { 4 }, 4 },
+		{ "aligned", 244, { 3 }, 8 },
+		{ "TAI offset", 136, { 0xe9, 3 }, 4 },        /* 1001 s */
+		{ "CLOCK_TAI", 136, { 37 }, 4 },            /* the machine has no TAI: both clocks are alike */
+		{ "policy", 176, { 0x20 }, 4 },
 	};
 	struct machine *m = running_machine();
-	uint8_t good[512], bytes[512];
+	uint8_t good[1024], bytes[1024];
 	size_t length = (size_t)saved_bytes(m, good, sizeof(good)), i;
 
 	(void)state;
@@ -278,7 +281,7 @@ static void invalid_records_are_not_written(void **state)
 	struct machine *m = running_machine();
 	struct pvclock_record record;
 	struct pvclock_reason reason;
-	uint8_t bytes[512];
+	uint8_t bytes[1024];
 
 	(void)state;
 	assert_int_equal(pvclock_record_capture(m->vm, &record), -EBUSY);

@@ -108,7 +108,7 @@ int vm_arrive(struct vm *vm)
 	if (tscs == NULL)
 		return -ENOMEM;
 	first = choose_first(vm, &arrival.line);
-	tscs[arrival.tsc_count++] = (struct pvclock_arrival_tsc){ first->clock, first->tsc };
+	tscs[arrival.tsc_count++] = (struct pvclock_arrival_tsc){ .vcpu = first->clock, .tsc = first->tsc };
 	for (size_t i = 0; i < vm->vcpu_count; i++) {
 		struct vcpu *vcpu = vm->vcpus[i];
 
@@ -117,7 +117,8 @@ int vm_arrive(struct vm *vm)
 			pvclock_vcpu_restore_msr(vcpu->clock, PVCLOCK_MSR_SYSTEM_TIME, 0);
 		if (vcpu != first)
 			tscs[arrival.tsc_count++] = (struct pvclock_arrival_tsc){
-				vcpu->clock, vcpu->has_tsc ? true_tsc(vcpu, &arrival.line, first->tsc) : first->tsc };
+				.vcpu = vcpu->clock,
+				.tsc = vcpu->has_tsc ? true_tsc(vcpu, &arrival.line, first->tsc) : first->tsc };
 		vcpu->has_tsc = false;
 		vcpu->settled = false;
 	}
