@@ -18,7 +18,7 @@ esac
 
 exec 9>"$lab/.lock"
 flock 9 # two of us at once: the second one finds the work done
-wanted="emulator $packages"
+wanted="emulator 10.2 $packages"
 case $(cat "$lab/fetched" 2>/dev/null || :) in
 "$wanted"*) exit 0 ;; # also where more than this was asked for before
 esac
