@@ -7,6 +7,7 @@
 #define PVCLOCK_POLICY_H
 
 #include <pvclock/os.h>
+#include <pvclock/reason.h>
 
 #include <stdbool.h>
 
@@ -56,6 +57,13 @@ struct pvclock_account {
 	uint64_t residual_ns_max; /* of all corrections */
 	int64_t moved_ticks;      /* by offsets that could not be set */
 };
+
+/*
+ * What a person says of it: "snapshot=advance,advance_max_ns=60000000000,fall_back=true", of a blackout's name each, and the
+ * two others ("none" for no bound). What is not named stays. 0; -EINVAL with a reason that names the word: nothing has
+ * changed.
+ */
+int pvclock_policy_parse(struct pvclock_policy *policy, const char *text, struct pvclock_reason *reason);
 
 /* --- a host's time --------------------------------------------------------------------------- */
 

@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* policy.c - what a guest's clocks do about a blackout: names, and what holds where nobody said otherwise. */
+#include "reason.h"
+
 #include <pvclock/policy.h>
 
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const blackouts[PVCLOCK_BLACKOUT_COUNT] = {
@@ -73,4 +78,70 @@ bool pvclock_passing_parse(const char *name, enum pvclock_passing *passing)
 		return false;
 	*passing = value;
 	return true;
+}
+
+/* --- as a person writes it ----------------------------------------------------------------- */
+
+static bool parse_bound(const char *value, uint64_t *ns)
+{
+	unsigned long long number;
+	char *end;
+
+	if (strcmp(value, "none") == 0) {
+		*ns = UINT64_MAX;
+		return true;
+	}
+	errno = 0;
+	number = strtoull(value, &end, 10);
+	if (value[0] < '0' || value[0] > '9' || *end != '\0' || errno != 0)
+		return false;
+	*ns = number;
+	return true;
+}
+
+static bool parse_flag(const char *value, bool *flag)
+{
+	*flag = strcmp(value, "true") == 0;
+	return *flag || strcmp(value, "false") == 0;
+}
+
+/* One word; NULL, or what is wrong with it. */
+static const char *parse_word(struct pvclock_policy *policy, const char *key, const char *value)
+{
+	enum pvclock_blackout blackout;
+
+	if (strcmp(key, "advance_max_ns") == 0)
+		return parse_bound(value, &policy->advance_max_ns) ? NULL : "give a number of ns, or none";
+	if (strcmp(key, "fall_back") == 0)
+		return parse_flag(value, &policy->fall_back) ? NULL : "give true or false";
+	if (!pvclock_blackout_parse(key, &blackout))
+		return "there are pause, live-update, migration, snapshot, suspend, advance_max_ns and fall_back";
+	return pvclock_passing_parse(value, &policy->on[blackout]) ? NULL : "give advance or freeze";
+}
+
+int pvclock_policy_parse(struct pvclock_policy *policy, const char *text, struct pvclock_reason *reason)
+{
+	struct pvclock_policy next = *policy;
+	const char *wrong;
+	char word[64];
+
+	pvclock_reason_clear(reason);
+	while (*text) {
+		size_t length = strcspn(text, ",");
+		char *equals;
+
+		snprintf(word, sizeof(word), "%.*s", (int)(length < sizeof(word) ? length : sizeof(word)), text);
+		equals = strchr(word, '=');
+		if (equals)
+			*equals = '\0';
+		wrong = !equals || length >= sizeof(word) ? "it is not KEY=VALUE" : parse_word(&next, word, equals + 1);
+		if (wrong) {
+			pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD, "Policy \"%.*s\": %s.",
+					   (int)(length < 60 ? length : 60), text, wrong);
+			return -EINVAL;
+		}
+		text += length + (text[length] == ',');
+	}
+	*policy = next;
+	return 0;
 }

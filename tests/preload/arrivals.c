@@ -289,6 +289,98 @@ void state_of_a_stock_host_arrives(struct like *like)
 	plain_destroy(&plain);
 }
 
+/* --- records ------------------------------------------------------------------------------------------- */
+
+/* What the event says of the record; and the deadline that came along is told until it is carried out. */
+static void arrive_recorded(struct like *like, struct plain *plain, const struct state *state, const char *policy, bool recorded,
+			    int64_t *counted)
+{
+	int64_t told = -1;
+
+	setenv("PVCLOCK_POLICY", policy, 1);
+	like_forget_log(like);
+	load(plain, state);
+	plain_set_msr(plain, 0, 0x6e0, state->stop.tsc[0] + 777);
+	check(like, plain_get_msr(plain, 0, 0x6e0) == state->stop.tsc[0] + 777, "%s: a deadline that came along is told", policy);
+	plain_go_on(plain, state->stop.clock.clock);
+	plain_rdtsc(plain, 0);
+	*counted = -1;
+	check(like, like_event(like, "arrive", "recorded", &told) == 1 && told == recorded, "%s: %s", policy,
+	      recorded ? "the record is found" : "there is no record to be used");
+	like_event(like, "arrive", "counted_ns", counted);
+}
+
+/* The one file in the folder. */
+static FILE *open_record(const char *folder, const struct state *state, char path[128])
+{
+	snprintf(path, 128, "%s/%016llx.pvclock", folder, (unsigned long long)state->stop.tsc[0]);
+	return fopen(path, "r+");
+}
+
+void records_tell_the_blackout(struct like *like)
+{
+	static struct state state;
+	char folder[] = "/tmp/pvclock-records-XXXXXX", path[128];
+	struct plain plain, other;
+	int64_t counted, moved = 1;
+	uint64_t offset;
+	FILE *file;
+
+	if (mkdtemp(folder) == NULL)
+		return (void)check(like, false, "a folder for records");
+	setenv("PVCLOCK_RECORDS", folder, 1);
+	save(like, &plain, &state, 0);
+	offset = offset_of(&plain, 0);
+	file = open_record(folder, &state, path);
+	check(like, file != NULL, "a stop leaves a record, named by the counter as it was told");
+	usleep(50000);
+
+	/* This host's TSC went on, so counting the blackout is having the old offset again, to the tick. */
+	arrive_recorded(like, &other, &state, "migration=advance", true, &counted);
+	like_event(like, "resume", "moved_ticks", &moved);
+	check(like, counted >= 50000000 && counted < 20000000000, "advance: %lld ns are counted", (long long)counted);
+	check(like, offset_of(&other, 0) == offset && moved == 0, "advance: the counter goes on as if nothing had been: %lld ticks off",
+	      (long long)(offset_of(&other, 0) - offset));
+	for (unsigned int i = 0; i < VCPUS; i++) {
+		uint64_t tsc = plain_rdtsc(&other, i);
+		struct pvclock_line line = plain_page(&other, i).line;
+
+		check(like, like_same_line(like, &state.line[i], &line, tsc), "advance: vCPU %u's line is the same", i);
+	}
+	plain_destroy(&other);
+
+	arrive_recorded(like, &other, &state, "migration=advance,advance_max_ns=1000000", true, &counted);
+	check(like, counted == 1000000, "no more than the bound is counted: %lld ns", (long long)counted);
+	plain_destroy(&other);
+
+	arrive_recorded(like, &other, &state, "migration=freeze", true, &counted);
+	check(like, counted == 0, "freeze: nothing is counted: %lld ns", (long long)counted);
+	judge(like, &other, &state, "freeze");
+	plain_destroy(&other);
+
+	if (file) {
+		fseek(file, 60, SEEK_SET);
+		fputc(0x5a, file);
+		fputc(0xa5, file);
+		fclose(file);
+	}
+	arrive_recorded(like, &other, &state, "migration=advance", false, &counted);
+	check(like, counted == 0, "a damaged record counts nothing");
+	judge(like, &other, &state, "with a damaged record");
+	plain_destroy(&other);
+
+	unlink(path);
+	arrive_recorded(like, &other, &state, "migration=advance", false, &counted);
+	judge(like, &other, &state, "without its record");
+	plain_destroy(&other);
+	plain_destroy(&plain);
+	unsetenv("PVCLOCK_POLICY");
+	unsetenv("PVCLOCK_RECORDS");
+	snprintf(path, sizeof(path), "rm -rf %s", folder);
+	if (system(path))
+		live_note("%s is left", folder);
+}
+
 /* --- a second process ------------------------------------------------------------------------------------- */
 
 int arrive_as_peer(struct like *like, int state_fd)

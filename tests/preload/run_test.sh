@@ -3,11 +3,11 @@
 # run_test.sh PVCLOCK STATIC LIBRARY: `pvclock run` itself, on programs that are no VMMs. What cannot be done gets one sentence and its exit
 # code; what can leaves the program as it is but for three variables. STATIC is a statically linked program, LIBRARY any library.
 set -u
-pvclock=$1 static=$2 library=$3
+pvclock=$(realpath "$1") static=$2 library=$3
 dir=$(mktemp -d) || exit 99
 trap 'rm -rf "$dir"' EXIT
 failed=0
-unset LD_PRELOAD PVCLOCK_MODE PVCLOCK_LOG PVCLOCK_PRELOAD
+unset LD_PRELOAD PVCLOCK_MODE PVCLOCK_LOG PVCLOCK_PRELOAD PVCLOCK_POLICY PVCLOCK_RECORDS
 
 fail()
 {
@@ -49,6 +49,15 @@ refused 2 '-- qemu-system-x86_64' --mode own --
 for mode in '' Own owner 0 stock-ish; do
 	refused 2 "\"$mode\"" --mode "$mode" -- true
 done
+
+for policy in snapshot snapshot=stop nap=freeze advance_max_ns=-1 fall_back=1 pause=advance,, "pause=$(printf %090d 0)"; do
+	refused 2 Policy --policy "$policy" -- true
+done
+refused 1 "$dir/nowhere" --records "$dir/nowhere" -- true
+refused 1 /dev/null --records /dev/null -- true
+(cd "$dir" && "$pvclock" run --policy snapshot=advance,advance_max_ns=none --records . -- env) >"$dir/out" 2>/dev/null
+grep -qx PVCLOCK_POLICY=snapshot=advance,advance_max_ns=none "$dir/out" || fail "--policy is not handed on"
+grep -qx "PVCLOCK_RECORDS=$dir/." "$dir/out" || fail "--records is not handed on by its whole path: $(grep RECORDS "$dir/out")"
 
 # --- programs that cannot take it ---------------------------------------------------------------------
 echo 'echo started' >"$dir/plain"

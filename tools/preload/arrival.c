@@ -6,6 +6,7 @@
 #include "preload.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -96,19 +97,32 @@ static const char *what_was_lost(const struct pvclock_arrived *arrived)
 	return arrived->line_used ? "the rate: the page had another than this host runs at" : "the function: there was no page to take it from";
 }
 
+static void tell_blackout(const struct pvclock_plan *plan)
+{
+	char bound[48] = "nobody says how well";
+
+	if (plan->elapsed.bound_ns != PVCLOCK_ERROR_UNKNOWN)
+		snprintf(bound, sizeof(bound), "to %.6f s", (double)plan->elapsed.bound_ns / 1e9);
+	say("this VM stood still for %.6f s (by %s, %s); its clock counts %.6f s of that.", (double)plan->elapsed.measured_ns / 1e9,
+	    pvclock_timescale_name(plan->elapsed.by), bound, (double)plan->counted_ns / 1e9);
+}
+
 int vm_arrive(struct vm *vm)
 {
 	struct pvclock_arrival_tsc *tscs = calloc(vm->vcpu_count, sizeof(*tscs));
 	struct pvclock_arrival arrival = { .host = &vm->host, .tscs = tscs, .ns = vm->set ? vm->set_ns : UINT64_MAX };
+	struct pvclock_plan plan = { 0 };
 	struct pvclock_arrived arrived;
 	struct pvclock_reason reason;
 	struct vcpu *first;
+	bool recorded;
 	int error;
 
 	if (tscs == NULL)
 		return -ENOMEM;
 	first = choose_first(vm, &arrival.line);
-	tscs[arrival.tsc_count++] = (struct pvclock_arrival_tsc){ .vcpu = first->clock, .tsc = first->tsc };
+	tscs[arrival.tsc_count++] = (struct pvclock_arrival_tsc){
+		.vcpu = first->clock, .tsc = first->tsc, .deadline = first->deadline };
 	for (size_t i = 0; i < vm->vcpu_count; i++) {
 		struct vcpu *vcpu = vm->vcpus[i];
 
@@ -118,9 +132,17 @@ int vm_arrive(struct vm *vm)
 		if (vcpu != first)
 			tscs[arrival.tsc_count++] = (struct pvclock_arrival_tsc){
 				.vcpu = vcpu->clock,
-				.tsc = vcpu->has_tsc ? true_tsc(vcpu, &arrival.line, first->tsc) : first->tsc };
+				.tsc = vcpu->has_tsc ? true_tsc(vcpu, &arrival.line, first->tsc) : first->tsc,
+				.deadline = vcpu->has_tsc ? vcpu->deadline : 0 };
 		vcpu->has_tsc = false;
 		vcpu->settled = false;
+	}
+	recorded = arrival.line.mul != 0 && vm_take_record(vm, first->tsc, &arrival.line, &plan, &arrival.at);
+	if (recorded) { /* it says more than what the VMM thinks the clock read */
+		arrival.ns = UINT64_MAX;
+		/* the counters are as of the stop, the record of a moment later */
+		for (size_t i = arrival.tsc_count; plan.counted_ticks != 0 && i-- > 0;)
+			tscs[i].tsc += plan.at.tsc - first->tsc;
 	}
 	/* A guest that knows no clock (a reset), and a VMM that set none: the clock goes on as a clock. */
 	if (arrival.line.mul == 0 && arrival.ns == UINT64_MAX && pvclock_vm_now(vm->clock, &arrival.ns) != 0)
@@ -131,9 +153,14 @@ int vm_arrive(struct vm *vm)
 		    reason.text[0] != '\0' ? reason.text : strerror(-error));
 	else if (reason.text[0] != '\0')
 		say("%s", reason.text);
-	record_event("arrive", &reason, "\"error\":%d,\"tsc\":%llu,\"exact\":%s,\"from_page\":%s,\"rate_ppb\":%.6f,\"apart_ns\":%lld,\"vcpus\":%zu,\"lost\":\"%s\"",
+	if (recorded && !error)
+		tell_blackout(&plan);
+	record_event("arrive", &reason, "\"error\":%d,\"tsc\":%llu,\"exact\":%s,\"from_page\":%s,\"rate_ppb\":%.6f,\"apart_ns\":%lld,\"vcpus\":%zu,\"lost\":\"%s\","
+		     "\"recorded\":%s,\"elapsed_ns\":%lld,\"by\":\"%s\",\"bound_ns\":%lld,\"counted_ns\":%llu",
 		     error, (unsigned long long)first->tsc, arrived.exact ? "true" : "false", arrived.line_used ? "true" : "false",
-		     (double)arrived.rate_difference / PPB_UNITS, (long long)arrived.apart_ns, arrival.tsc_count, what_was_lost(&arrived));
+		     (double)arrived.rate_difference / PPB_UNITS, (long long)arrived.apart_ns, arrival.tsc_count, what_was_lost(&arrived),
+		     recorded ? "true" : "false", (long long)plan.elapsed.measured_ns, recorded ? pvclock_timescale_name(plan.elapsed.by) : "",
+		     (long long)plan.elapsed.bound_ns, (unsigned long long)plan.counted_ns);
 	free(tscs);
 	return error;
 }

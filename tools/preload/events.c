@@ -53,6 +53,8 @@ void vm_pause(struct vm *vm)
 	if (error)
 		say("the clock could not be held (%s); it goes on as it is.", strerror(-error));
 	vm->paused = error == 0;
+	if (vm->paused)
+		vm_keep_record(vm);
 	record_event("pause", NULL, "\"host_tsc\":%llu", (unsigned long long)vm->hold.ticks);
 }
 
@@ -138,10 +140,11 @@ static void resume(struct vm *vm)
 		say("%s", reason.text[0] != '\0' ? reason.text : strerror(-error));
 	record_event("resume", &reason,
 		     "\"error\":%d,\"residual_ns\":%lld,\"moved_ticks\":%lld,\"tries\":%u,\"elapsed_ns\":%llu,\"stable\":%s,"
-		     "\"blackout_ticks\":%llu", error, (long long)correction.residual_ns, (long long)correction.moved_ticks,
+		     "\"blackout_ticks\":%llu,\"counted_ns\":%llu,\"uncounted_ns\":%llu", error, (long long)correction.residual_ns, (long long)correction.moved_ticks,
 		     correction.tries, (unsigned long long)correction.elapsed_ns,
 		     pvclock_vm_stable(vm->clock, NULL) ? "true" : "false",
-		     (unsigned long long)(vm->held ? tsc_now(vm).ticks - vm->hold.ticks : 0));
+		     (unsigned long long)(vm->held ? tsc_now(vm).ticks - vm->hold.ticks : 0),
+		     (unsigned long long)correction.counted_ns, (unsigned long long)correction.uncounted_ns);
 	vm->paused = false;
 }
 

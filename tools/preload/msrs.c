@@ -110,6 +110,8 @@ int vcpu_get_msrs(struct vcpu *vcpu, struct kvm_msrs *msrs)
 			msrs->entries[i].data = value;
 		else if (msrs->entries[i].index == MSR_IA32_TSC && told_tsc(vcpu, &value))
 			msrs->entries[i].data = value;
+		else if (msrs->entries[i].index == MSR_IA32_TSC_DEADLINE && vcpu->has_tsc)
+			msrs->entries[i].data = vcpu->deadline;
 	}
 	pthread_mutex_unlock(&vcpu->vm->lock);
 	rest_free(&rest);
@@ -139,6 +141,7 @@ static void counter_written(struct vcpu *vcpu, uint64_t tsc)
 	if (tsc != 0 && gate_close_if_stopped(vm)) {
 		vcpu->has_tsc = true;
 		vcpu->tsc = tsc;
+		vcpu->deadline = 0;
 		return;
 	}
 	vcpu->has_tsc = false;
@@ -152,6 +155,7 @@ static void counter_written(struct vcpu *vcpu, uint64_t tsc)
 int vcpu_set_msrs(struct vcpu *vcpu, const struct kvm_msrs *msrs)
 {
 	struct rest rest = { 0 };
+	bool arrives = vcpu->has_tsc; /* a deadline is kept back with the counter that it belongs to */
 	int count;
 
 	if (vcpu->clock == NULL || msrs->nmsrs > ENTRIES_MAX)
@@ -161,9 +165,15 @@ int vcpu_set_msrs(struct vcpu *vcpu, const struct kvm_msrs *msrs)
 		return -ENOMEM;
 	}
 	pthread_mutex_lock(&vcpu->vm->lock);
-	for (uint32_t i = 0; i < rest.msrs->nmsrs; i++)
-		if (rest.msrs->entries[i].index == MSR_IA32_TSC && joins(vcpu, rest.msrs->entries[i].data))
-			rest.msrs->entries[i].data = 0;
+	for (uint32_t i = 0; i < rest.msrs->nmsrs; i++) {
+		struct kvm_msr_entry *entry = &rest.msrs->entries[i];
+
+		if (entry->index == MSR_IA32_TSC && joins(vcpu, entry->data))
+			entry->data = 0;
+		arrives |= entry->index == MSR_IA32_TSC && entry->data != 0 && gate_close_if_stopped(vcpu->vm);
+		if (entry->index == MSR_IA32_TSC_DEADLINE && arrives)
+			entry->data = 0;
+	}
 	pthread_mutex_unlock(&vcpu->vm->lock);
 	count = rest_ask(&rest, vcpu, KVM_SET_MSRS);
 	pthread_mutex_lock(&vcpu->vm->lock);
@@ -174,6 +184,8 @@ int vcpu_set_msrs(struct vcpu *vcpu, const struct kvm_msrs *msrs)
 			pvclock_vcpu_restore_msr(vcpu->clock, entry->index, entry->data);
 		else if (entry->index == MSR_IA32_TSC)
 			counter_written(vcpu, joins(vcpu, entry->data) ? 0 : entry->data);
+		else if (entry->index == MSR_IA32_TSC_DEADLINE && vcpu->has_tsc)
+			vcpu->deadline = entry->data;
 	}
 	pthread_mutex_unlock(&vcpu->vm->lock);
 	rest_free(&rest);

@@ -7,7 +7,7 @@
  *   vm.c       their beginning and end, modes, filters        events.c  stop, start, go on: what the VMM never says aloud
  *   memory.c   slots and dirty logs                           arrival.c a VM that comes from a snapshot or another host
  *   msrs.c     KVM_GET_MSRS, KVM_SET_MSRS                     clock.c   KVM_GET_CLOCK, KVM_SET_CLOCK, KVM_KVMCLOCK_CTRL
- *   log.c      what is said, and to whom
+ *   records.c  what no VMM carries: policy, and how long it took    log.c     what is said, and to whom
  *
  * Handlers return as the kernel does: a result, or -errno. On the library's public API alone.
  */
@@ -35,6 +35,7 @@ _Static_assert(sizeof(struct clock_data) == sizeof(struct kvm_clock_data), "KVM 
 #define CLOCK_FLAG_HOST_TSC (1u << 3)
 
 #define MSR_IA32_TSC 0x10u
+#define MSR_IA32_TSC_DEADLINE 0x6e0u
 
 enum object_kind { OBJECT_VM, OBJECT_VCPU };
 
@@ -54,7 +55,8 @@ struct vcpu {
 	_Atomic pid_t thread;       /* that ran it last */
 	bool settled;               /* steer: KVM has nothing postponed to its next entry */
 	bool has_tsc;               /* the VMM restored its counter, as ... */
-	uint64_t tsc;               /* ... which is to hold from when the VM goes on */
+	uint64_t tsc;               /* ... which is to hold from when the VM goes on; and its TSC deadline, */
+	uint64_t deadline;          /* which KVM would take for one of the counter as it still is. 0: none */
 };
 
 struct slot {
@@ -80,6 +82,9 @@ struct vm {
 	size_t vcpu_count;
 	struct slot *slots;
 	size_t slot_count;
+
+	struct pvclock_policy policy; /* as `pvclock run` was told; a record's otherwise */
+	bool has_policy;
 
 	_Atomic bool gate;   /* closed: something is to be done before a vCPU enters */
 	bool started, paused;
@@ -132,6 +137,17 @@ void vm_go_on(struct vm *vm);                 /* start, resume or arrive, whatev
 
 int vm_arrive(struct vm *vm);
 bool vm_arrival_clock(struct vm *vm, uint64_t *ns); /* what the clock reads there; false: nothing arrives, or it had no page */
+
+/* --- records.c ----------------------------------------------------------------------------- */
+
+void vm_set_policy(struct vm *vm);            /* what `pvclock run` was told */
+void vm_keep_record(struct vm *vm);           /* of a VM that has stopped, where records are asked for */
+/*
+ * Of the VM that arrives: what of the blackout its clock counts, by its record; false: there is none, and nothing is counted.
+ * From then on it has the record's policy and account.
+ */
+bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line *line, struct pvclock_plan *plan,
+		    struct pvclock_host_tsc *at);
 
 /* --- memory.c ------------------------------------------------------------------------------ */
 

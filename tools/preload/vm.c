@@ -182,6 +182,7 @@ int vm_created(int kvm_fd, int vm_fd)
 		return -ENOMEM;
 	}
 	choose_mode(vm, kvm_fd);
+	vm_set_policy(vm);
 	return vm_fd;
 }
 

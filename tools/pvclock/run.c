@@ -3,6 +3,8 @@
 #define _GNU_SOURCE
 #include "command.h"
 
+#include <pvclock/policy.h>
+
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +25,10 @@ static void print_help(void)
 	     "snapshots and migrations.\n"
 	     "\n"
 	     "  --mode MODE   own, steer or auto (default: own, where this host allows it, else steer)\n"
+	     "  --policy P    what the clocks count of a blackout: pause=, migration=, snapshot=, suspend=advance or freeze,\n"
+	     "                advance_max_ns=N, with commas (default: a pause advances; the others freeze, as with QEMU alone)\n"
+	     "  --records DIR where each VM that stops leaves its clock's record, and where a VM that arrives finds its own:\n"
+	     "                without it nothing of a migration or a snapshot can be counted\n"
 	     "  --log FILE    a line of JSON for each event of each VM is added to FILE\n"
 	     "  --help        this text");
 }
@@ -97,14 +103,21 @@ static const char *why_out_of_reach(const char *name)
 }
 
 /* By its whole path: a VMM that becomes a daemon changes its folder. */
-static bool name_log(const char *log)
+static bool pass_path(const char *variable, const char *path)
 {
 	char here[PATH_MAX], whole[2 * PATH_MAX];
 
-	if (*log == '/' || getcwd(here, sizeof(here)) == NULL)
-		return *log == '/' && setenv("PVCLOCK_LOG", log, 1) == 0;
-	snprintf(whole, sizeof(whole), "%s/%s", here, log);
-	return setenv("PVCLOCK_LOG", whole, 1) == 0;
+	if (*path == '/' || getcwd(here, sizeof(here)) == NULL)
+		return *path == '/' && setenv(variable, path, 1) == 0;
+	snprintf(whole, sizeof(whole), "%s/%s", here, path);
+	return setenv(variable, whole, 1) == 0;
+}
+
+static bool is_folder(const char *path)
+{
+	struct stat status;
+
+	return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
 static bool known_mode(const char *mode)
@@ -117,10 +130,14 @@ int run_command(int argc, char **argv)
 	static const struct option options[] = {
 		{ "mode", required_argument, NULL, 'm' },
 		{ "log", required_argument, NULL, 'l' },
+		{ "policy", required_argument, NULL, 'p' },
+		{ "records", required_argument, NULL, 'r' },
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
-	const char *mode = "auto", *log = NULL, *why, *before = getenv("LD_PRELOAD");
+	const char *mode = "auto", *log = NULL, *policy = NULL, *records = NULL, *why, *before = getenv("LD_PRELOAD");
+	struct pvclock_policy unused = pvclock_policy_default();
+	struct pvclock_reason reason;
 	char preload[PATH_MAX], list[2 * PATH_MAX];
 	int option;
 
@@ -133,6 +150,12 @@ int run_command(int argc, char **argv)
 		case 'l':
 			log = optarg;
 			break;
+		case 'p':
+			policy = optarg;
+			break;
+		case 'r':
+			records = optarg;
+			break;
 		case 'h':
 			print_help();
 			return EXIT_FINE;
@@ -143,6 +166,14 @@ int run_command(int argc, char **argv)
 	if (!known_mode(mode)) {
 		fprintf(stderr, "pvclock run: there is no mode \"%s\"; there are own, steer and auto.\n", mode);
 		return EXIT_USAGE;
+	}
+	if (policy != NULL && pvclock_policy_parse(&unused, policy, &reason) != 0) {
+		fprintf(stderr, "pvclock run: %s\n", reason.text);
+		return EXIT_USAGE;
+	}
+	if (records != NULL && !is_folder(records)) {
+		fprintf(stderr, "pvclock run: --records %s: there is no such folder; make it first.\n", records);
+		return EXIT_LACKING;
 	}
 	if (optind == argc) {
 		fputs("pvclock run: there is no program to run; name it after the options: pvclock run -- qemu-system-x86_64 ...\n", stderr);
@@ -161,7 +192,13 @@ int run_command(int argc, char **argv)
 	snprintf(list, sizeof(list), "%s%s%s", preload, before && *before ? ":" : "", before ? before : "");
 	setenv("LD_PRELOAD", list, 1);
 	setenv("PVCLOCK_MODE", mode, 1);
-	if (log != NULL && !name_log(log)) {
+	if (policy != NULL)
+		setenv("PVCLOCK_POLICY", policy, 1);
+	if (records != NULL && !pass_path("PVCLOCK_RECORDS", records)) {
+		fprintf(stderr, "pvclock run: --records %s: its folder cannot be found.\n", records);
+		return EXIT_LACKING;
+	}
+	if (log != NULL && !pass_path("PVCLOCK_LOG", log)) {
 		fprintf(stderr, "pvclock run: --log %s: its folder cannot be found.\n", log);
 		return EXIT_LACKING;
 	}
