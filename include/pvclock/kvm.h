@@ -175,6 +175,26 @@ int pvclock_kvm_destination(const struct pvclock_os *os, const struct pvclock_kv
 int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, enum pvclock_blackout blackout,
 			const struct pvclock_slope *host, struct pvclock_plan *plan, struct pvclock_reason *reason);
 
+/* --- one vCPU's clock as a structure ------------------------------------------------------------- */
+
+/*
+ * What the proposed KVM_GET_CLOCK_GUEST and KVM_SET_CLOCK_GUEST mean, on kernels that have neither, between pause and resume.
+ * The clock is what a vCPU's page holds: arithmetic on its TSC, the same tomorrow and, with the TSC, elsewhere.
+ *
+ * get: of a vCPU that registered no page, what its page would hold; version and GUEST_STOPPED are 0. set: from the resume on the
+ * clock reads at every TSC what `clock` says of it, for all vCPUs, by their TSC offsets. Give the vCPUs their TSCs first. Where
+ * the rate differs by up to 1 kHz, as two kernels' accounts of one TSC do, the clock goes on from now with the rate that
+ * holds here. Own mode keeps it bit for bit, steer mode within 1 ns at the resume.
+ *
+ * 0; -ENOTSUP with the reason where the clock is no such function (no line; in steer and stock mode, no master clock): use
+ * the legacy form; -EINVAL with a reason: padding that is not 0, no valid multiplier and shift, or a TSC that the vCPU's has
+ * not reached; -ERANGE: another rate.
+ */
+int pvclock_kvm_get_clock_guest(struct pvclock_kvm *kvm, const struct pvclock_vcpu *vcpu, struct pvclock_page *clock,
+				struct pvclock_reason *reason);
+int pvclock_kvm_set_clock_guest(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, const struct pvclock_page *clock,
+				struct pvclock_reason *reason);
+
 /* --- a VM whose state came by other ways than a record ------------------------------------------ */
 
 /* A vCPU's counter as it was saved: IA32_TSC; and IA32_TSC_DEADLINE, where 0 says: what KVM holds, if anything. */
