@@ -49,6 +49,7 @@ static inline double bench_ticks(void)
 void bench_read(struct bench *bench);
 void bench_publish(struct bench *bench);
 void bench_steer(struct bench *bench);
+void bench_restore(struct bench *bench);
 void bench_exits(struct bench *bench);
 
 #endif

@@ -117,6 +117,7 @@ static const struct {
 	{ "deadline", bench_first_tick, "the first tick of a time, by reciprocal and by division" },
 	{ "publish", bench_publish, "publishing to 16 and to 4096 vCPUs" },
 	{ "steer", bench_steer, "aiming the kernel's clock after a pause, on a real KVM" },
+	{ "restore", bench_restore, "the clock's own part of a blackout: save, restore, resume" },
 	{ "exits", bench_exits, "what the preload costs for exits that are not the clock's, on a real KVM" },
 };
 

@@ -197,7 +197,7 @@ int pvclock_kvm_set_clock_guest(struct pvclock_kvm *kvm, struct pvclock_vcpu *vc
 
 /* --- a VM whose state came by other ways than a record ------------------------------------------ */
 
-/* A vCPU's counter as it was saved: IA32_TSC; and IA32_TSC_DEADLINE, where 0 says: what KVM holds, if anything. */
+/* A vCPU's counter as it was saved: IA32_TSC; and IA32_TSC_DEADLINE, 0: none is armed. */
 struct pvclock_arrival_tsc {
 	struct pvclock_vcpu *vcpu;
 	uint64_t tsc, deadline;
@@ -214,6 +214,7 @@ struct pvclock_arrival {
 	struct pvclock_line line;               /* as the first one read it, from its page; mul 0: not known */
 	uint64_t ns;                            /* the VMM's own account of the clock at the switch; UINT64_MAX: none */
 	struct pvclock_host_tsc at;             /* the switch, by this host's TSC; 0: now */
+	bool kvm_has_deadlines;                 /* a deadline of 0 in tscs says nothing: KVM was given it already, if there is one */
 };
 
 struct pvclock_arrived {

@@ -86,6 +86,8 @@ struct pvclock_host_time {
 
 /* 0, or what the OS said of CLOCK_REALTIME, CLOCK_TAI or CLOCK_BOOTTIME. What else it does not tell is unknown. */
 int pvclock_host_time_read(const struct pvclock_os *os, struct pvclock_host_time *time);
+/* The same, but for boot_id, which stays: it takes longer than the rest. */
+int pvclock_host_time_refresh(const struct pvclock_os *os, struct pvclock_host_time *time);
 
 /* Both known and alike. */
 bool pvclock_host_time_same_boot(const struct pvclock_host_time *a, const struct pvclock_host_time *b);

@@ -11,7 +11,8 @@
 
 #define NS_PER_SEC 1000000000ull
 #define NS_PER_US 1000u
-#define TRIES 5 /* the narrowest bracket wins; more where the TAI offset is being changed under us */
+#define TRIES 5 /* the narrowest bracket wins; and the TAI offset may be changed under us */
+#define NARROW_NS 1000u
 #define LEAP_NS NS_PER_SEC /* what UTC may be off by where nobody tells TAI */
 
 static int read_clock(const struct pvclock_os *os, clockid_t clock, uint64_t *ns)
@@ -90,12 +91,12 @@ static int read_once(const struct pvclock_os *os, struct pvclock_host_time *time
 	return error;
 }
 
-int pvclock_host_time_read(const struct pvclock_os *os, struct pvclock_host_time *time)
+int pvclock_host_time_refresh(const struct pvclock_os *os, struct pvclock_host_time *time)
 {
-	struct pvclock_host_time next;
+	struct pvclock_host_time best = *time, next = *time;
 	int found = 0, error;
 
-	for (int i = 0; i < TRIES; i++) {
+	for (int i = 0; i < TRIES && (found == 0 || best.bracket_ns > NARROW_NS); i++) {
 		error = read_once(os, &next);
 		if (error)
 			return error;
@@ -103,14 +104,20 @@ int pvclock_host_time_read(const struct pvclock_os *os, struct pvclock_host_time
 		int64_t apart = (int64_t)(next.tai_ns - next.realtime_ns) - next.tai_offset * (int64_t)NS_PER_SEC;
 		bool agree = apart > -(int64_t)NS_PER_SEC / 2 && apart < (int64_t)NS_PER_SEC / 2;
 
-		if (found == 0 || (agree && next.bracket_ns < time->bracket_ns))
-			*time = next;
+		if (found == 0 || (agree && next.bracket_ns < best.bracket_ns))
+			best = next;
 		found += agree;
 	}
 	if (found == 0) /* no TAI to go by */
-		time->tai_offset = 0;
-	read_boot_id(os, time->boot_id);
+		best.tai_offset = 0;
+	*time = best;
 	return 0;
+}
+
+int pvclock_host_time_read(const struct pvclock_os *os, struct pvclock_host_time *time)
+{
+	read_boot_id(os, time->boot_id);
+	return pvclock_host_time_refresh(os, time);
 }
 
 bool pvclock_host_time_same_boot(const struct pvclock_host_time *a, const struct pvclock_host_time *b)

@@ -24,7 +24,7 @@ int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record)
 	else if (!vm->has_line || vm->vcpu_count == 0)
 		error = -ENODATA;
 	else
-		error = pvclock_host_time_read(vm->os, &record->time);
+		error = pvclock_host_time_refresh(vm->os, &vm->time);
 	if (error)
 		goto out;
 	record->vcpus = calloc(vm->vcpu_count, sizeof(*record->vcpus));
@@ -37,6 +37,7 @@ int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record)
 	record->stable = vm->unstable.code == PVCLOCK_REASON_NONE;
 	record->wall_clock_msr = vm->wall_clock_msr;
 	record->host = vm->host;
+	record->time = vm->time;
 	record->system_time = pvclock_vm_system_time(vm, record->time.at);
 	record->policy = vm->policy;
 	record->account = vm->account;

@@ -18,6 +18,7 @@ int pvclock_vm_create(const struct pvclock_os *os, struct pvclock_vm **out)
 		return -ENOMEM;
 	}
 	vm->policy = pvclock_policy_default();
+	pvclock_host_time_read(os, &vm->time);
 	pvclock_vm_judge_stability(vm);
 	*out = vm;
 	return 0;

@@ -56,6 +56,7 @@ struct pvclock_vm {
 	struct pvclock_line line;
 	struct pvclock_tsc_transform reference;
 	struct pvclock_slope host; /* ns per host tick */
+	struct pvclock_host_time time; /* of which the boot id is read once */
 	struct pvclock_policy policy;
 	struct pvclock_account account;
 	struct pvclock_reason declared; /* unstable for a reason that the caller knows */

@@ -96,7 +96,9 @@ static int rearm_deadlines(struct pvclock_kvm *kvm, const struct pvclock_arrival
 		struct pvclock_tsc_transform wanted = wanted_tsc(saved, kvm->last), real;
 		uint64_t deadline = saved->deadline;
 
-		if (!vcpu || (!deadline && pvclock_kvm_get_msr(kvm, vcpu, MSR_IA32_TSC_DEADLINE, &deadline)) || !deadline)
+		if (vcpu && !deadline && arrival->kvm_has_deadlines)
+			pvclock_kvm_get_msr(kvm, vcpu, MSR_IA32_TSC_DEADLINE, &deadline);
+		if (!vcpu || !deadline)
 			continue;
 		pvclock_vcpu_get_tsc(saved->vcpu, &real);
 		error = pvclock_kvm_set_msr(kvm, vcpu, MSR_IA32_TSC_DEADLINE,

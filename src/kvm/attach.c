@@ -39,6 +39,7 @@ int pvclock_kvm_attach(const struct pvclock_kvm_config *config, struct pvclock_k
 		return -ENOMEM;
 	}
 	kvm->os = config->os;
+	pvclock_host_time_read(kvm->os, &kvm->time); /* what fails is read again */
 	kvm->vm = config->vm;
 	kvm->vm_fd = config->vm_fd;
 	switch (config->mode) {
@@ -88,6 +89,7 @@ int pvclock_kvm_add_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, int
 {
 	struct kvm_vcpu added = { .vcpu = vcpu, .fd = vcpu_fd }, *vcpus;
 	int error = pvclock_kvm_read_tsc(kvm, &added, kvm->host.mantissa ? &kvm->host : NULL);
+	size_t at;
 
 	if (error)
 		return error;
@@ -95,7 +97,9 @@ int pvclock_kvm_add_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, int
 	vcpus = realloc(kvm->vcpus, (kvm->vcpu_count + 1) * sizeof(*vcpus));
 	if (vcpus) {
 		kvm->vcpus = vcpus;
-		vcpus[kvm->vcpu_count++] = added;
+		for (at = kvm->vcpu_count++; at > 0 && pvclock_vcpu_index(vcpus[at - 1].vcpu) > pvclock_vcpu_index(vcpu); at--)
+			vcpus[at] = vcpus[at - 1];
+		vcpus[at] = added;
 	}
 	pthread_mutex_unlock(&kvm->lock);
 	return vcpus ? 0 : -ENOMEM;

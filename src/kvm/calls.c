@@ -6,13 +6,17 @@
 
 const struct kvm_vcpu *pvclock_kvm_find_vcpu(const struct pvclock_kvm *kvm, uint32_t index)
 {
-	size_t i;
+	size_t low = 0, high = kvm->vcpu_count;
 
-	for (i = 0; i < kvm->vcpu_count; i++) {
-		if (pvclock_vcpu_index(kvm->vcpus[i].vcpu) == index)
-			return &kvm->vcpus[i];
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (pvclock_vcpu_index(kvm->vcpus[middle].vcpu) < index)
+			low = middle + 1;
+		else
+			high = middle;
 	}
-	return NULL;
+	return low < kvm->vcpu_count && pvclock_vcpu_index(kvm->vcpus[low].vcpu) == index ? &kvm->vcpus[low] : NULL;
 }
 
 int pvclock_kvm_get_clock(const struct pvclock_kvm *kvm, struct kvm_clock *clock)

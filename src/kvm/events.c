@@ -77,7 +77,7 @@ static uint64_t ns_to_ticks(const struct pvclock_line *line, uint64_t ns)
 /* The VM as it was when the host's TSC read `then`, arriving now. */
 static int set_back(struct pvclock_kvm *kvm, struct pvclock_host_tsc then, struct pvclock_host_tsc now, struct pvclock_reason *reason)
 {
-	struct pvclock_arrival arrival = { .host = &kvm->host, .ns = UINT64_MAX, .at = now };
+	struct pvclock_arrival arrival = { .host = &kvm->host, .ns = UINT64_MAX, .at = now, .kvm_has_deadlines = true };
 	struct pvclock_arrival_tsc *tscs = calloc(kvm->vcpu_count, sizeof(*tscs));
 	struct pvclock_tsc_transform tsc;
 	int64_t moved = kvm->moved_ticks;

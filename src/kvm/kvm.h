@@ -51,9 +51,10 @@ struct pvclock_kvm {
 	int vm_fd;
 	const struct kvm_mode *mode;
 	pthread_mutex_t lock; /* of the list: vCPUs come and go while others run */
-	struct kvm_vcpu *vcpus;
+	struct kvm_vcpu *vcpus; /* by ascending index */
 	size_t vcpu_count;
 	struct pvclock_slope host; /* true slope, ns per host tick; whatever slope the kernel publishes */
+	struct pvclock_host_time time; /* of which the boot id is read once */
 	/* seen at the last event, which is when a blackout began: a host TSC below it was reset by a suspend */
 	struct pvclock_host_tsc last;
 	bool from_page;      /* steer: the engine's line is what the kernel published here, with the kernel's own slope */

@@ -15,9 +15,19 @@
 static int save_vcpu(struct pvclock_kvm *kvm, struct pvclock_record_vcpu *saved)
 {
 	const struct kvm_vcpu *vcpu = pvclock_kvm_find_vcpu(kvm, saved->index);
+	struct {
+		__u32 nmsrs, pad;
+		struct kvm_msr_entry entries[2];
+	} two = { .nmsrs = 2, .entries = { { .index = MSR_IA32_TSC_ADJUST }, { .index = MSR_IA32_TSC_DEADLINE } } };
 
 	if (!vcpu)
 		return -ENOENT;
+	/* both at once, as each call costs a vCPU's loading; KVM ends at the first that it does not have */
+	if (kvm_ioctl(kvm, vcpu->fd, KVM_GET_MSRS, &two) == 2) {
+		saved->tsc_adjust = two.entries[0].data;
+		saved->tsc_deadline = two.entries[1].data;
+		return 0;
+	}
 	if (pvclock_kvm_get_msr(kvm, vcpu, MSR_IA32_TSC_ADJUST, &saved->tsc_adjust))
 		saved->tsc_adjust = 0;
 	if (pvclock_kvm_get_msr(kvm, vcpu, MSR_IA32_TSC_DEADLINE, &saved->tsc_deadline))
@@ -55,9 +65,8 @@ static void kernel_slope(uint32_t khz, struct pvclock_slope *slope)
 		pvclock_slope_from_line(&line, slope);
 }
 
-int pvclock_kvm_destination(const struct pvclock_os *os, const struct pvclock_kvm_capabilities *capabilities,
-			    enum pvclock_mode mode, const struct pvclock_slope *host, const struct pvclock_reason *no_line,
-			    struct pvclock_destination *destination)
+static void describe(const struct pvclock_os *os, const struct pvclock_kvm_capabilities *capabilities, enum pvclock_mode mode,
+		     const struct pvclock_slope *host, const struct pvclock_reason *no_line, struct pvclock_destination *destination)
 {
 	*destination = (struct pvclock_destination){
 		.host = *host,
@@ -69,13 +78,20 @@ int pvclock_kvm_destination(const struct pvclock_os *os, const struct pvclock_kv
 		destination->no_line = *no_line;
 	if (destination->kernel_publishes && capabilities->master_clock)
 		kernel_slope(capabilities->tsc_khz, &destination->kernel);
+}
+
+int pvclock_kvm_destination(const struct pvclock_os *os, const struct pvclock_kvm_capabilities *capabilities,
+			    enum pvclock_mode mode, const struct pvclock_slope *host, const struct pvclock_reason *no_line,
+			    struct pvclock_destination *destination)
+{
+	describe(os, capabilities, mode, host, no_line, destination);
 	return pvclock_host_time_read(os, &destination->time);
 }
 
 /* The same of the host that `kvm` is on. */
 static int destination_here(struct pvclock_kvm *kvm, const struct pvclock_slope *host, struct pvclock_destination *destination)
 {
-	int khz = kvm_ioctl(kvm, kvm->vm_fd, KVM_GET_TSC_KHZ, NULL);
+	int khz = kvm_ioctl(kvm, kvm->vm_fd, KVM_GET_TSC_KHZ, NULL), error;
 	struct pvclock_kvm_capabilities known = {
 		.tsc_control = kvm_ioctl(kvm, kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_TSC_CONTROL) > 0,
 		.tsc_offset_honoured = true, /* what becomes of a write is read back */
@@ -85,7 +101,10 @@ static int destination_here(struct pvclock_kvm *kvm, const struct pvclock_slope 
 	if (khz <= 0)
 		khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
 	known.tsc_khz = khz > 0 ? (uint32_t)khz : 0;
-	return pvclock_kvm_destination(kvm->os, &known, kvm->mode->mode, host, NULL, destination);
+	describe(kvm->os, &known, kvm->mode->mode, host, NULL, destination);
+	error = pvclock_host_time_refresh(kvm->os, &kvm->time);
+	destination->time = kvm->time;
+	return error;
 }
 
 /* --- restore ------------------------------------------------------------------------------------- */
@@ -106,16 +125,6 @@ static int check_vcpus(struct pvclock_kvm *kvm, const struct pvclock_record *rec
 	return 0;
 }
 
-static int find_saved(const struct pvclock_record *record, uint32_t index)
-{
-	uint32_t i;
-
-	for (i = 0; i < record->vcpu_count; i++)
-		if (record->vcpus[i].index == index)
-			return (int)i;
-	return -1;
-}
-
 /* The guest's TSC rate, where this host scales it. */
 static int set_rate(struct pvclock_kvm *kvm, const struct pvclock_plan *plan)
 {
@@ -131,16 +140,19 @@ static int set_rate(struct pvclock_kvm *kvm, const struct pvclock_plan *plan)
 static size_t list_counters(struct pvclock_kvm *kvm, const struct pvclock_record *record, const struct pvclock_plan *plan,
 			    struct pvclock_arrival_tsc *tscs)
 {
-	size_t count = 0, i;
+	size_t count = 0, i, known = 0;
 
 	for (i = 0; i < record->vcpu_count; i++, count++) {
 		tscs[count].vcpu = pvclock_kvm_find_vcpu(kvm, record->vcpus[i].index)->vcpu;
 		pvclock_plan_vcpu(record, plan, (uint32_t)i, &tscs[count].tsc, &tscs[count].deadline);
 		tscs[count].deadline = record->vcpus[i].tsc_deadline; /* arrive does the plan's arithmetic on it */
 	}
-	for (i = 0; i < kvm->vcpu_count; i++)
-		if (find_saved(record, pvclock_vcpu_index(kvm->vcpus[i].vcpu)) < 0)
+	for (i = 0; i < kvm->vcpu_count; i++) { /* both are in order */
+		if (known < record->vcpu_count && record->vcpus[known].index == pvclock_vcpu_index(kvm->vcpus[i].vcpu))
+			known++;
+		else
 			tscs[count++] = (struct pvclock_arrival_tsc){ .vcpu = kvm->vcpus[i].vcpu, .tsc = tscs[0].tsc };
+	}
 	return count;
 }
 

@@ -111,7 +111,7 @@ static void new_state(struct machine *m, const struct pvclock_slope *slope, uint
 
 	m->tscs[0] = (struct pvclock_arrival_tsc){ .vcpu = m->vcpus[0], .tsc = tsc };
 	m->tscs[1] = (struct pvclock_arrival_tsc){ .vcpu = m->vcpus[1], .tsc = tsc + apart };
-	m->arrival = (struct pvclock_arrival){ .host = &m->host, .tscs = m->tscs, .tsc_count = 2, .ns = UINT64_MAX };
+	m->arrival = (struct pvclock_arrival){ .host = &m->host, .tscs = m->tscs, .tsc_count = 2, .ns = UINT64_MAX, .kvm_has_deadlines = true };
 	assert_true(pvclock_line_make(&m->arrival.line, tsc - pick(m, 0, 1ull << 46), pick(m, 0, 1ull << 60), slope, NULL));
 	for (unsigned int i = 0; i < 2; i++) {
 		m->deadlines[i] = m->tscs[i].tsc - (1ull << 33) + pick(m, 0, 1ull << 42);

@@ -110,7 +110,8 @@ static void tell_blackout(const struct pvclock_plan *plan)
 int vm_arrive(struct vm *vm)
 {
 	struct pvclock_arrival_tsc *tscs = calloc(vm->vcpu_count, sizeof(*tscs));
-	struct pvclock_arrival arrival = { .host = &vm->host, .tscs = tscs, .ns = vm->set ? vm->set_ns : UINT64_MAX };
+	struct pvclock_arrival arrival = {
+		.host = &vm->host, .tscs = tscs, .ns = vm->set ? vm->set_ns : UINT64_MAX, .kvm_has_deadlines = true };
 	struct pvclock_plan plan = { 0 };
 	struct pvclock_arrived arrived;
 	struct pvclock_reason reason;
