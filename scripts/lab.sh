@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # lab.sh BUILD [SCENARIOS [CLOCKS]] - stock Linux guests on a stock QEMU, with KVM's clock and with pvclock's; rows in out/lab.json.
 # On this machine's own KVM where Linux boots on it, else in emulated hosts, two or three at a time: one for what takes one guest, one for
-# guests' guests, and then two of different TSC rates for the migrations between them.
+# guests' guests and for those that move their host's clock, and then two of different TSC rates for the migrations between them.
 #
 # SCENARIOS: all (of which the two that take minutes are run in own mode alone), short, or names with commas (all);
 # CLOCKS of stock, steer, own (all three). LAB_SECONDS: the limit for each host.
@@ -22,9 +22,9 @@ mkdir -p out/lab/rows
 all=$("$build/release/$driver" --list | sed 's/ .*//')
 [ "$scenarios" = all ] && asked=$all || asked=$(echo "$scenarios" | tr , '\n')
 pick() { echo "$asked" | grep -Ex "$1" | paste -s -d , || :; }
-long= nested=$(pick 'nested.*') linked=$(pick linux-migrate-new-rate)
+long= nested=$(pick 'nested.*|snapshot-.*') linked=$(pick linux-migrate-new-rate)
 [ "$scenarios" != all ] || long=linux-faults,linux-soak
-plain=$(echo "$asked" | grep -Exv "nested.*|linux-migrate-new-rate|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)
+plain=$(echo "$asked" | grep -Exv "nested.*|snapshot-.*|linux-migrate-new-rate|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)
 
 # drive RELEASE OUT ROWS SCENARIOS CLOCKS [OPTIONS]: the command for one host
 drive() {

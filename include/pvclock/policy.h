@@ -108,7 +108,7 @@ struct pvclock_elapsed {
 	uint64_t ns;         /* measured_ns, and never negative */
 	/*
 	 * Where both hosts' clocks keep their own bound, the true time lies within this of measured_ns;
-	 * PVCLOCK_ERROR_UNKNOWN: one of them has none.
+	 * PVCLOCK_ERROR_UNKNOWN: one of them has none, or is not synchronized.
 	 */
 	uint64_t bound_ns;
 };

@@ -195,6 +195,12 @@ int qemu_start(struct qemu *vm, struct lab *lab, const char *scenario, const str
 		add(&words, "run");
 		add(&words, "--mode");
 		add(&words, "%s", vm->who);
+		if (options->policy) {
+			add(&words, "--policy");
+			add(&words, "%s", options->policy);
+			add(&words, "--records");
+			add(&words, "%s", lab->logs);
+		}
 		add(&words, "--log");
 		add(&words, "%s", vm->preload);
 		add(&words, "--");

@@ -140,6 +140,12 @@ static bool knows_tai(const struct pvclock_host_time *time)
 	return time->tai_offset != 0;
 }
 
+/* Nobody keeps a clock that is not synchronized: its bound is what it was when somebody last did. */
+static uint64_t known_error(const struct pvclock_host_time *time)
+{
+	return time->state == TIME_ERROR ? PVCLOCK_ERROR_UNKNOWN : time->max_error_ns;
+}
+
 void pvclock_elapsed_measure(const struct pvclock_host_time *then, const struct pvclock_host_time *now,
 			     struct pvclock_elapsed *elapsed)
 {
@@ -153,7 +159,7 @@ void pvclock_elapsed_measure(const struct pvclock_host_time *then, const struct 
 		elapsed->by = knows_tai(then) && knows_tai(now) ? PVCLOCK_BY_TAI : PVCLOCK_BY_REALTIME;
 		elapsed->measured_ns = elapsed->by == PVCLOCK_BY_TAI ? (int64_t)(now->tai_ns - then->tai_ns) :
 								       (int64_t)(now->realtime_ns - then->realtime_ns);
-		elapsed->bound_ns = add(add(then->max_error_ns, now->max_error_ns), brackets);
+		elapsed->bound_ns = add(add(known_error(then), known_error(now)), brackets);
 		if (elapsed->by == PVCLOCK_BY_REALTIME)
 			elapsed->bound_ns = add(elapsed->bound_ns, LEAP_NS);
 	}

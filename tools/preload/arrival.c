@@ -158,7 +158,7 @@ int vm_arrive(struct vm *vm)
 		tell_blackout(&plan);
 	record_event("arrive", &reason, "\"error\":%d,\"tsc\":%llu,\"exact\":%s,\"from_page\":%s,\"rate_ppb\":%.6f,\"apart_ns\":%lld,\"vcpus\":%zu,\"lost\":\"%s\","
 		     "\"recorded\":%s,\"elapsed_ns\":%lld,\"by\":\"%s\",\"bound_ns\":%lld,\"counted_ns\":%llu",
-		     error, (unsigned long long)first->tsc, arrived.exact ? "true" : "false", arrived.line_used ? "true" : "false",
+		     error, (unsigned long long)tscs[0].tsc, arrived.exact ? "true" : "false", arrived.line_used ? "true" : "false",
 		     (double)arrived.rate_difference / PPB_UNITS, (long long)arrived.apart_ns, arrival.tsc_count, what_was_lost(&arrived),
 		     recorded ? "true" : "false", (long long)plan.elapsed.measured_ns, recorded ? pvclock_timescale_name(plan.elapsed.by) : "",
 		     (long long)plan.elapsed.bound_ns, (unsigned long long)plan.counted_ns);
