@@ -264,7 +264,7 @@ static int conclude(struct driver *driver)
 {
 	unsigned int broken;
 
-	if (driver->rows.count) {
+	if (!driver->append && driver->rows.count) {
 		putchar('\n');
 		rows_print_table(&driver->rows, stdout);
 	}

@@ -17,7 +17,7 @@ static void usage(FILE *out)
 	      "  --events N        events of each scenario (its own number)\n"
 	      "  --pause MS        length of a pause (100)\n"
 	      "  --out FILE        the rows, as JSON; written after each (no file)\n"
-	      "  --append          keep the rows of FILE that are not run anew\n"
+	      "  --append          keep the rows of FILE that are not run anew; who collects them shows the table\n"
 	      "  --show FILE       print a file's rows and judge them; runs nothing\n"
 	      "  --logs DIR        consoles and logs (FILE, with .logs for its ending)\n"
 	      "  --timeout S       of the whole run: scenarios that no longer fit are not begun\n"
