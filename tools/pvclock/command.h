@@ -21,6 +21,8 @@ enum {
 int host_command(int argc, char **argv);
 int guest_command(int argc, char **argv);
 int run_command(int argc, char **argv);
+int record_command(int argc, char **argv);
+int preflight_command(int argc, char **argv);
 
 /* --- common.c ----------------------------------------------------------------------- */
 

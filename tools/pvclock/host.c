@@ -34,7 +34,7 @@ static int compare_page(struct pvclock_source *source, struct pvclock_reason *re
 	return error;
 }
 
-static void learn_line(struct host *host)
+void learn_host(struct host *host)
 {
 	struct pvclock_source *source;
 	int error = pvclock_source_open(pvclock_os_linux(), &source, &host->source_reason);
@@ -58,7 +58,7 @@ static void learn_line(struct host *host)
 	note(&host->notes, "%s", host->source_reason.text);
 }
 
-static void probe_kvm(struct host *host)
+void probe_host_kvm(struct host *host)
 {
 	int fd = open(host->kvm_path, O_RDWR | O_CLOEXEC), error;
 
@@ -212,8 +212,8 @@ int host_command(int argc, char **argv)
 	uname(&host.kernel);
 	read_field("/proc/cpuinfo", "model name", host.cpu, sizeof(host.cpu));
 	read_clocksources(&host.clocksources);
-	learn_line(&host);
-	probe_kvm(&host);
+	learn_host(&host);
+	probe_host_kvm(&host);
 	compare_kvm_page(&host);
 	if (host.kvm)
 		note_capabilities(&host);

@@ -34,6 +34,13 @@ struct host {
 	struct notes notes;
 };
 
+/* --- host.c: what pvclock preflight wants to know of this machine, too; what is missing is noted ----- */
+
+/* line, source, source_reason, page */
+void learn_host(struct host *host);
+/* kvm, capabilities; of kvm_path */
+void probe_host_kvm(struct host *host);
+
 /* --- host_report.c ------------------------------------------------------------------- */
 
 void print_host(const struct host *host);

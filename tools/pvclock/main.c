@@ -13,6 +13,8 @@ static const struct command {
 	{ "host", host_command, "what this machine's clock and its KVM can give to virtual machines" },
 	{ "guest", guest_command, "what clock this virtual machine was given, and how well it runs" },
 	{ "run", run_command, "start an unmodified VMM (QEMU) whose machines keep their clocks" },
+	{ "record", record_command, "a saved clock: show, check, edit and compare it" },
+	{ "preflight", preflight_command, "what this host, or another, would make of a saved clock" },
 };
 
 static void print_help(FILE *to)

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+/* record_report.c - a record for people: each field in words and units. */
+#define _GNU_SOURCE
+#include "record.h"
+
+#include <inttypes.h>
+#include <string.h>
+#include <sys/timex.h>
+#include <time.h>
+
+#define NS_PER_SEC 1000000000u
+
+uint64_t record_tsc(const struct pvclock_record *record, uint32_t i)
+{
+	return pvclock_tsc_to_guest(&record->vcpus[i].tsc, record->time.at).ticks;
+}
+
+/* The line is over the TSC of `reference`; a vCPU with another offset reads it shifted. */
+uint64_t record_ns(const struct pvclock_record *record, uint32_t i, uint64_t tsc)
+{
+	return pvclock_line_ns(&record->line, tsc - (record->vcpus[i].tsc.offset - record->reference.offset));
+}
+
+void format_date(uint64_t ns, char *text, size_t size)
+{
+	time_t seconds = (time_t)(ns / NS_PER_SEC);
+	struct tm tm;
+	size_t length;
+
+	gmtime_r(&seconds, &tm);
+	length = strftime(text, size, "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(text + length, size - length, ".%09" PRIu64, ns % NS_PER_SEC);
+}
+
+void format_seconds(uint64_t ns, char *text, size_t size)
+{
+	snprintf(text, size, "%" PRIu64 ".%09" PRIu64 " s", ns / NS_PER_SEC, ns % NS_PER_SEC);
+}
+
+
+static void print_tsc(const char *name, const struct pvclock_tsc_transform *tsc)
+{
+	char ratio[80] = "unscaled";
+
+	if (tsc->frac_bits)
+		snprintf(ratio, sizeof(ratio), "x %" PRIu64 " / 2^%u", tsc->ratio, tsc->frac_bits);
+	print_item(name, "host TSC %s, offset %" PRIu64 " (%" PRId64 ")", ratio, tsc->offset, (int64_t)tsc->offset);
+}
+
+static void print_line(const struct pvclock_record *record)
+{
+	const struct pvclock_line *line = &record->line;
+	uint64_t mhz = millihertz(line->mul, line->shift);
+	char seconds[48];
+
+	format_seconds(line->ns, seconds, sizeof(seconds));
+	print_item("line", "%" PRIu32 " / 2^%d ns per guest tick: a TSC of %" PRIu64 ".%06" PRIu64 " MHz", line->mul,
+		   32 - line->shift, mhz / 1000000000, mhz / 1000 % 1000000);
+	print_item("", "mul %" PRIu32 ", shift %d; reads %s (%" PRIu64 " ns) at guest TSC %" PRIu64, line->mul, line->shift,
+		   seconds, line->ns, line->tsc);
+	print_tsc("over", &record->reference);
+	print_item("stable", "%s", record->stable ? "yes: one line for all vCPUs" : "no: TSC_STABLE was not published");
+}
+
+static void print_slope(const struct pvclock_slope *slope)
+{
+	struct pvclock_line line;
+	uint64_t mhz = 0;
+
+	if (pvclock_line_make(&line, 0, 0, slope, NULL))
+		mhz = millihertz(line.mul, line.shift);
+	print_item("host", "%" PRIu64 " x 2^%d ns per host tick: a TSC of %" PRIu64 ".%06" PRIu64 " MHz", slope->mantissa,
+		   slope->exponent, mhz / 1000000000, mhz / 1000 % 1000000);
+}
+
+static const char *state_name(uint32_t state)
+{
+	switch (state) {
+	case TIME_OK:
+		return "kept in time";
+	case TIME_INS:
+		return "a leap second will be inserted today";
+	case TIME_DEL:
+		return "a second will be left out today";
+	case TIME_OOP:
+		return "in a leap second";
+	case TIME_WAIT:
+		return "a leap second was just passed";
+	case TIME_ERROR:
+		return "not kept in time by anybody";
+	default:
+		return "in a state that this pvclock does not know";
+	}
+}
+
+static void print_error(const char *name, uint64_t ns, char *text, size_t size)
+{
+	if (ns == PVCLOCK_ERROR_UNKNOWN)
+		snprintf(text, size, "%s unknown", name);
+	else
+		snprintf(text, size, "%s %" PRIu64 " ns", name, ns);
+}
+
+static void print_time(const struct pvclock_record *record)
+{
+	const struct pvclock_host_time *time = &record->time;
+	char date[64], most[64], estimated[64], seconds[48], boot[FIELD_TEXT_SIZE];
+
+	format_date(time->realtime_ns, date, sizeof(date));
+	print_item("saved", "%s UTC (%" PRIu64 " ns), at host TSC %" PRIu64, date, time->realtime_ns, time->at.ticks);
+	if (time->tai_ns != 0) {
+		format_date(time->tai_ns, date, sizeof(date));
+		print_item("", "%s TAI (%" PRIu64 " ns); %s", date, time->tai_ns,
+			   time->tai_offset ? "" : "the host was never told the difference to UTC");
+		if (time->tai_offset)
+			print_item("", "TAI was UTC and %d s", time->tai_offset);
+	}
+	print_error("maximum", time->max_error_ns, most, sizeof(most));
+	print_error("estimated", time->estimated_error_ns, estimated, sizeof(estimated));
+	print_item("error", "%s, %s; %s (state %" PRIu32 "); all read within %" PRIu32 " ns", most, estimated,
+		   state_name(time->state), time->state, time->bracket_ns);
+	field_print(field_find(&record_fields, "time.boot_id"), record, boot);
+	format_seconds(time->boottime_ns, seconds, sizeof(seconds));
+	print_item("boot", "%s, %s before (CLOCK_BOOTTIME)", boot, seconds);
+}
+
+static void print_policy(const struct pvclock_policy *policy)
+{
+	char list[256] = "", bound[96] = "all of it";
+
+	for (enum pvclock_blackout i = 0; i < PVCLOCK_BLACKOUT_COUNT; i++) {
+		size_t length = strlen(list);
+
+		snprintf(list + length, sizeof(list) - length, "%s%s %s", i ? ", " : "", pvclock_blackout_name(i),
+			 pvclock_passing_name(policy->on[i]));
+	}
+	print_item("policy", "%s", list);
+	if (policy->advance_max_ns != UINT64_MAX)
+		snprintf(bound, sizeof(bound), "at most %" PRIu64 " ns", policy->advance_max_ns);
+	print_item("", "an advance counts %s; on a host without a line: %s", bound,
+		   policy->fall_back ? "fall back to the clock's value" : "refuse");
+}
+
+static void print_account(const struct pvclock_account *account)
+{
+	print_item("account", "%" PRIu64 " blackouts: %" PRIu64 " ns of them counted, %" PRIu64 " ns not; %" PRIu64
+		   " changes of rate", account->blackouts, account->counted_ns, account->uncounted_ns, account->rate_changes);
+	print_item("", "moved by %" PRId64 " ticks for TSC offsets that could not be set; largest residual %" PRIu64 " ns",
+		   account->moved_ticks, account->residual_ns_max);
+}
+
+static void print_registration(const struct pvclock_record_vcpu *vcpu)
+{
+	unsigned int msr = vcpu->old_msrs ? PVCLOCK_MSR_SYSTEM_TIME_OLD : PVCLOCK_MSR_SYSTEM_TIME;
+
+	if (vcpu->system_time_msr & PVCLOCK_MSR_ENABLE)
+		print_item("", "page at 0x%" PRIx64 " (MSR 0x%x is 0x%" PRIx64 ")", vcpu->system_time_msr - PVCLOCK_MSR_ENABLE, msr,
+			   vcpu->system_time_msr);
+	else
+		print_item("", "no page registered (MSR 0x%x is 0x%" PRIx64 ")", msr, vcpu->system_time_msr);
+}
+
+static void print_deadline(const struct pvclock_record *record, uint32_t i)
+{
+	uint64_t deadline = record->vcpus[i].tsc_deadline, tsc = record_tsc(record, i);
+
+	if (deadline == 0)
+		print_item("", "no TSC deadline");
+	else if (deadline <= tsc)
+		print_item("", "TSC deadline %" PRIu64 ": passed %" PRIu64 " ticks before the save", deadline, tsc - deadline);
+	else
+		print_item("", "TSC deadline %" PRIu64 ": %" PRIu64 " ns after the save by the line", deadline,
+			   record_ns(record, i, deadline) - record_ns(record, i, tsc));
+}
+
+static void print_vcpu(const struct pvclock_record *record, uint32_t i)
+{
+	const struct pvclock_record_vcpu *vcpu = &record->vcpus[i];
+	char name[24];
+
+	snprintf(name, sizeof(name), "vCPU %" PRIu32, vcpu->index);
+	print_tsc(name, &vcpu->tsc);
+	print_item("", "TSC at the save %" PRIu64 ", IA32_TSC_ADJUST %" PRIu64 " (%" PRId64 ")", record_tsc(record, i),
+		   vcpu->tsc_adjust, (int64_t)vcpu->tsc_adjust);
+	print_deadline(record, i);
+	print_registration(vcpu);
+	if (vcpu->guest_stopped)
+		print_item("", "GUEST_STOPPED is owed");
+}
+
+void print_record(const char *path, const struct record_file *file)
+{
+	const struct pvclock_record *record = &file->record;
+	char seconds[48];
+
+	if (record_file_plain(file))
+		print_item("record", "%s, version %" PRIu32 ", %zu bytes", path, file->version, file->length);
+	else
+		print_item("record", "in %s at byte %zu, version %" PRIu32 ", %zu bytes", path, file->at, file->version,
+			   file->length);
+	print_time(record);
+	format_seconds(record->system_time, seconds, sizeof(seconds));
+	print_item("system time", "%s (%" PRIu64 " ns) at the save", seconds, record->system_time);
+	print_line(record);
+	print_slope(&record->host);
+	if (record->wall_clock_msr)
+		print_item("wall clock", "at 0x%" PRIx64, record->wall_clock_msr);
+	else
+		print_item("wall clock", "not registered");
+	print_policy(&record->policy);
+	print_account(&record->account);
+	for (uint32_t i = 0; i < record->vcpu_count; i++)
+		print_vcpu(record, i);
+}
