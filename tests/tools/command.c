@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
+#include "command.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static char folder[96];
+
+int make_folder(void **state)
+{
+	(void)state;
+	snprintf(folder, sizeof(folder), "%s/pvclock-command-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : P_tmpdir);
+	return mkdtemp(folder) ? 0 : -1;
+}
+
+int remove_folder(void **state)
+{
+	DIR *dir = opendir(folder);
+	struct dirent *entry;
+
+	(void)state;
+	while (dir && (entry = readdir(dir)) != NULL)
+		unlinkat(dirfd(dir), entry->d_name, 0);
+	if (dir)
+		closedir(dir);
+	return rmdir(folder);
+}
+
+const char *in_folder(const char *name)
+{
+	static char paths[8][160];
+	static unsigned int next;
+	char *path = paths[next++ % 8];
+
+	snprintf(path, sizeof(paths[0]), "%s/%s", folder, name);
+	return path;
+}
+
+unsigned int files_in_folder(void)
+{
+	DIR *dir = opendir(folder);
+	unsigned int count = 0;
+	struct dirent *entry;
+
+	assert_non_null(dir);
+	while ((entry = readdir(dir)) != NULL)
+		count += entry->d_name[0] != '.' && strcmp(entry->d_name, "out") != 0 && strcmp(entry->d_name, "err") != 0;
+	closedir(dir);
+	return count;
+}
+
+/* --- running ------------------------------------------------------------------------------- */
+
+static char *read_text(const char *path)
+{
+	FILE *file = fopen(path, "re");
+	char *text = NULL;
+	size_t room = 0;
+
+	assert_non_null(file);
+	if (getdelim(&text, &room, '\0', file) < 0) {
+		free(text);
+		text = strdup("");
+	}
+	fclose(file);
+	return text;
+}
+
+struct ran run_list(const char *const *arguments)
+{
+	static struct ran ran;
+	const char *path = getenv("PVCLOCK");
+	char out[112], err[112];
+	posix_spawn_file_actions_t files;
+	const char *argv[4096] = { path };
+	size_t count = 1;
+	int status;
+	pid_t pid;
+
+	while (*arguments && count < 4095)
+		argv[count++] = *arguments++;
+	snprintf(out, sizeof(out), "%s/out", folder);
+	snprintf(err, sizeof(err), "%s/err", folder);
+	posix_spawn_file_actions_init(&files);
+	posix_spawn_file_actions_addopen(&files, 1, out, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	posix_spawn_file_actions_addopen(&files, 2, err, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	assert_non_null(path);
+	assert_int_equal(posix_spawn(&pid, path, &files, NULL, (char **)argv, environ), 0);
+	posix_spawn_file_actions_destroy(&files);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	free(ran.out);
+	free(ran.err);
+	ran = (struct ran){ .code = WEXITSTATUS(status), .out = read_text(out), .err = read_text(err) };
+	return ran;
+}
+
+struct ran run(const char *argument, ...)
+{
+	const char *list[32] = { argument };
+	va_list arguments;
+
+	va_start(arguments, argument);
+	for (size_t i = 1; i < 31 && (list[i] = va_arg(arguments, const char *)) != NULL; i++)
+		;
+	va_end(arguments);
+	return run_list(list);
+}
+
+json_t *json_of(const struct ran *ran)
+{
+	json_error_t error;
+	json_t *json = json_loads(ran->out, JSON_REJECT_DUPLICATES, &error);
+
+	if (json == NULL)
+		fail_msg("no JSON (%s): %s%s", error.text, ran->out, ran->err);
+	return json;
+}
+
+json_t *at_path(json_t *json, const char *path)
+{
+	char copy[128], *rest = copy;
+
+	snprintf(copy, sizeof(copy), "%s", path);
+	for (char *key; json && (key = strsep(&rest, ".")) != NULL;)
+		json = json_is_array(json) ? json_array_get(json, (size_t)atoi(key)) : json_object_get(json, key);
+	if (json == NULL)
+		fail_msg("no member %s", path);
+	return json;
+}
+
+const char *text_at(json_t *json, const char *path)
+{
+	json_t *value = at_path(json, path);
+
+	if (!json_is_string(value))
+		fail_msg("%s is no string", path);
+	return json_string_value(value);
+}
+
+uint64_t number_at(json_t *json, const char *path)
+{
+	json_t *value = at_path(json, path);
+	char *end;
+	uint64_t number;
+
+	if (json_is_integer(value))
+		return (uint64_t)json_integer_value(value);
+	number = strtoull(text_at(json, path), &end, 10);
+	assert_int_equal(*end, '\0');
+	return number;
+}
+
+bool shows(const struct ran *ran, const char *text)
+{
+	char *flat = strdup(ran->out), *to = flat;
+	bool found;
+
+	for (const char *from = ran->out; *from; from++) {
+		bool blank = *from == ' ' || *from == '\n';
+
+		if (!blank || (to > flat && to[-1] != ' '))
+			*to++ = blank ? ' ' : *from;
+	}
+	*to = '\0';
+	found = strstr(flat, text) != NULL;
+	free(flat);
+	return found;
+}
+
+void assert_sentence(const struct ran *ran, const char *word)
+{
+	size_t length = strlen(ran->err);
+
+	if (ran->code != 1 || ran->out[0] != '\0' || length < 10 || strchr(ran->err, '\n') != ran->err + length - 1 ||
+	    ran->err[length - 2] != '.' || !strstr(ran->err, word))
+		fail_msg("exit code %d, and no sentence with \"%s\": %s%s", ran->code, word, ran->out, ran->err);
+}
+
+/* --- files --------------------------------------------------------------------------------- */
+
+void write_file(const char *path, const void *bytes, size_t size)
+{
+	FILE *file = fopen(path, "we");
+
+	assert_non_null(file);
+	assert_int_equal(fwrite(bytes, 1, size, file), size);
+	assert_int_equal(fclose(file), 0);
+}
+
+size_t read_file(const char *path, void *bytes, size_t room)
+{
+	FILE *file = fopen(path, "re");
+	size_t size;
+
+	assert_non_null(file);
+	size = fread(bytes, 1, room, file);
+	assert_true(size < room);
+	fclose(file);
+	return size;
+}
+
+size_t encode(const struct pvclock_record *record, void *bytes, size_t room)
+{
+	struct pvclock_reason reason;
+	ssize_t length = pvclock_record_encode(record, bytes, room, &reason);
+
+	if (length < 0)
+		fail_msg("%s", reason.text);
+	return (size_t)length;
+}
+
+void write_record(const char *path, const struct pvclock_record *record)
+{
+	uint8_t bytes[4096];
+
+	write_file(path, bytes, encode(record, bytes, sizeof(bytes)));
+}
+
+/* --- records ------------------------------------------------------------------------------- */
+
+static uint64_t state_of_random;
+
+void seed_random(uint64_t seed)
+{
+	state_of_random = seed;
+}
+
+/* splitmix64 */
+uint64_t random_u64(void)
+{
+	uint64_t z = state_of_random += 0x9e3779b97f4a7c15u;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+	return z ^ z >> 31;
+}
+
+void set_system_time(struct pvclock_record *record)
+{
+	record->system_time = pvclock_line_ns(&record->line, pvclock_tsc_to_guest(&record->reference, record->time.at).ticks);
+}
+
+static void make_vcpu(struct pvclock_record_vcpu *vcpu, uint32_t i, const struct pvclock_tsc_transform *tsc)
+{
+	*vcpu = (struct pvclock_record_vcpu){
+		.index = 2 * i,
+		.system_time_msr = 0x1000 + 64 * i + 1,
+		.old_msrs = i % 2,
+		.guest_stopped = i % 3 == 1,
+		.tsc = *tsc,
+		.tsc_adjust = random_u64(),
+		.tsc_deadline = 0,
+	};
+	vcpu->tsc.offset += i * 1000;
+}
+
+void make_record(struct pvclock_record *record, struct pvclock_record_vcpu *vcpus, uint32_t vcpu_count)
+{
+	*record = (struct pvclock_record){
+		.line = { .tsc = 5000000000 + random_u64() % 1000000000, .ns = random_u64() >> 8, .mul = 3308755968, .shift = -1 },
+		.reference = { .ratio = 3ull << 31, .offset = 0 - (random_u64() >> 20), .frac_bits = 32 },
+		.stable = true,
+		.wall_clock_msr = 0x2000,
+		.time = { .at = { 1ull << 50 }, .bracket_ns = 120, .tai_ns = 1795271362000000000 + 37000000000,
+			  .realtime_ns = 1795271362000000000, .boottime_ns = random_u64() >> 12, .tai_offset = 37,
+			  .max_error_ns = 1500000, .estimated_error_ns = 20000, .state = 0 },
+		.policy = pvclock_policy_default(),
+		.account = { .blackouts = 3, .counted_ns = 4, .uncounted_ns = 5, .rate_changes = 6, .residual_ns_max = 7,
+			     .moved_ticks = -8 },
+		.vcpu_count = vcpu_count,
+		.vcpus = vcpus,
+	};
+	record->policy.advance_max_ns = random_u64() >> 1;
+	for (size_t i = 0; i < PVCLOCK_BOOT_ID_SIZE; i++)
+		record->time.boot_id[i] = (uint8_t)(random_u64() | 1);
+	assert_true(pvclock_slope_from_kernel(6462414, 24, &record->host));
+	for (uint32_t i = 0; i < vcpu_count; i++)
+		make_vcpu(&vcpus[i], i, &record->reference);
+	vcpus[0].tsc_deadline = pvclock_tsc_to_guest(&vcpus[0].tsc, record->time.at).ticks + 260000;
+	set_system_time(record);
+}
