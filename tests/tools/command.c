@@ -227,6 +227,14 @@ void write_record(const char *path, const struct pvclock_record *record)
 	write_file(path, bytes, encode(record, bytes, sizeof(bytes)));
 }
 
+bool same_files(const char *a, const char *b)
+{
+	uint8_t bytes_a[4096], bytes_b[4096];
+	size_t size = read_file(a, bytes_a, 4096);
+
+	return read_file(b, bytes_b, 4096) == size && memcmp(bytes_a, bytes_b, size) == 0;
+}
+
 /* --- records ------------------------------------------------------------------------------- */
 
 static uint64_t state_of_random;

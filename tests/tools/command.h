@@ -49,6 +49,7 @@ void assert_sentence(const struct ran *ran, const char *word);
 
 void write_file(const char *path, const void *bytes, size_t size);
 size_t read_file(const char *path, void *bytes, size_t room);
+bool same_files(const char *a, const char *b);
 size_t encode(const struct pvclock_record *record, void *bytes, size_t room);
 void write_record(const char *path, const struct pvclock_record *record);
 

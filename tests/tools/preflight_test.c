@@ -113,8 +113,13 @@ static void assert_jump(uint64_t jump, const struct pvclock_plan *plan)
 	assert_true(jump <= !plan->at.exact);
 }
 
-static void assert_plan(json_t *json, const struct pvclock_record *record, const struct pvclock_plan *plan)
+static void assert_plan(json_t *json, const struct pvclock_record *record, const struct pvclock_destination *destination,
+			const struct pvclock_plan *plan)
 {
+	/* a host that ignores offsets has none */
+	int64_t jump = plan->tsc_kept ? 0 :
+		       (int64_t)(pvclock_tsc_to_guest(&plan->ratio, destination->time.at).ticks - plan->at.tsc);
+
 	assert_string_equal(text_at(json, "precision"), pvclock_precision_name(plan->precision));
 	assert_string_equal(text_at(json, "as"), pvclock_blackout_name(plan->blackout));
 	assert_int_equal(json_is_true(at_path(json, "takes")), plan->precision != PVCLOCK_LEGACY);
@@ -137,6 +142,7 @@ static void assert_plan(json_t *json, const struct pvclock_record *record, const
 	assert_int_equal(number_at(json, "tsc.tsc"), plan->at.tsc);
 	assert_int_equal(number_at(json, "tsc.counted_ticks"), plan->counted_ticks);
 	assert_int_equal(json_is_true(at_path(json, "tsc.kept")), plan->tsc_kept);
+	assert_int_equal((int64_t)number_at(json, "tsc.jump_ticks"), jump);
 	assert_int_equal(number_at(json, "tsc.rate_difference"), plan->tsc_rate_difference);
 	assert_int_equal(number_at(json, "tsc.ratio"), plan->ratio.ratio);
 	assert_int_equal(number_at(json, "tsc.frac_bits"), plan->ratio.frac_bits);
@@ -172,7 +178,7 @@ static bool compare(const struct pvclock_record *record, const struct pvclock_de
 		assert_string_equal(text_at(json, "reason.text"), reason.text);
 	} else {
 		assert_int_equal(ran.code, plan->precision == PVCLOCK_LEGACY ? 1 : 0);
-		assert_plan(json, record, plan);
+		assert_plan(json, record, destination, plan);
 	}
 	json_decref(json);
 	return error == 0;

@@ -140,23 +140,6 @@ static int complain(const char *path, const struct sentence *why)
 	return EXIT_LACKING;
 }
 
-/* KEY=VALUE, where KEY is what stands behind "policy." in a record. */
-static bool set_policy(struct pvclock_record *record, const char *change, struct sentence *why)
-{
-	const char *equals = strchr(change, '=');
-	const struct field *field = NULL;
-	char path[64];
-
-	if (equals) {
-		snprintf(path, sizeof(path), "policy.%.*s", (int)(equals - change), change);
-		field = field_find(&record_fields, path);
-	}
-	if (field == NULL)
-		return say(why, "--policy takes pause, live-update, migration, snapshot, suspend, advance_max_ns or fall_back with "
-			   "=VALUE, and not %.60s", change);
-	return field_parse(field, record, equals + 1, why);
-}
-
 static int print_destination(const struct options *options)
 {
 	struct pvclock_destination destination;
@@ -178,10 +161,10 @@ static int preflight_record(const char *path, const struct options *options)
 	if (!record_file_read(path, &file, &why))
 		return complain(path, &why);
 	for (size_t i = 0; i < options->policy_count; i++) {
-		if (set_policy(&file.record, options->policies[i], &why))
+		if (pvclock_policy_parse(&file.record.policy, options->policies[i], &preflight.reason) == 0)
 			continue;
 		record_file_clear(&file);
-		fprintf(stderr, "pvclock preflight: %s\n", why.text);
+		fprintf(stderr, "pvclock preflight: %s\n", preflight.reason.text);
 		return usage_error("preflight");
 	}
 	preflight.record = &file.record;
@@ -202,14 +185,14 @@ static int preflight_record(const char *path, const struct options *options)
 
 static void print_help(void)
 {
-	puts("Usage: pvclock preflight RECORD [--as BLACKOUT] [--mode own|steer] [--policy KEY=VALUE]... [--json]\n"
+	puts("Usage: pvclock preflight RECORD [--as BLACKOUT] [--mode own|steer] [--policy POLICY]... [--json]\n"
 	     "                         [--kvm PATH | --destination FILE]\n"
 	     "       pvclock preflight --print-destination [--mode own|steer] [--kvm PATH]\n\n"
 	     "Says, before a virtual machine is moved, whether this host can take its clock, with what precision, and what the\n"
 	     "guest will see. Changes nothing.\n\n"
 	     "  --as BLACKOUT        migration (default), snapshot or live-update\n"
 	     "  --mode MODE          own or steer (default: own where it can be had)\n"
-	     "  --policy KEY=VALUE   as if the record's policy said so: snapshot=advance, fall_back=true\n"
+	     "  --policy POLICY      as if the record's policy said so: snapshot=advance,fall_back=true\n"
 	     "  --json               print JSON\n"
 	     "  --kvm PATH           the KVM device (default /dev/kvm)\n"
 	     "  --print-destination  print what would be asked of this host, for --destination elsewhere\n"

@@ -12,6 +12,16 @@ static int64_t jump_ns(const struct pvclock_plan *plan)
 	return (int64_t)(pvclock_line_ns(&plan->at.line, plan->at.tsc) - pvclock_line_ns(&plan->at.old, plan->at.tsc));
 }
 
+/* What the guest's TSC reads at the switch beyond what it should, on a host that runs it without any offset. */
+static int64_t jump_ticks(const struct preflight *preflight)
+{
+	const struct pvclock_plan *plan = &preflight->plan;
+
+	if (plan->tsc_kept)
+		return 0;
+	return (int64_t)(pvclock_tsc_to_guest(&plan->ratio, preflight->destination.time.at).ticks - plan->at.tsc);
+}
+
 static const char *mode_name(const struct preflight *preflight)
 {
 	return pvclock_mode_name(preflight->destination.kernel_publishes ? PVCLOCK_MODE_STEER : PVCLOCK_MODE_OWN);
@@ -31,7 +41,8 @@ static void print_verdict(const struct preflight *preflight)
 	switch (plan->precision) {
 	case PVCLOCK_EXACT:
 		print_item("verdict", "yes: %s takes it exactly, in %s mode", host, mode_name(preflight));
-		print_item("precision", "exact: the same function of the guest's TSC, bit for bit");
+		print_item("precision", "exact: the same function of the guest's TSC, %s", plan->tsc_kept ? "bit for bit" :
+			   "as far as that jumps");
 		break;
 	case PVCLOCK_CONTINUED:
 		print_item("verdict", "yes: %s takes it and continues it, in %s mode", host, mode_name(preflight));
@@ -90,9 +101,12 @@ static void print_guest_tsc(const struct preflight *preflight)
 	if (plan->ratio.frac_bits)
 		snprintf(scaled, sizeof(scaled), "scaled to %" PRIu32 " kHz (x %" PRIu64 " / 2^%u)", plan->tsc_khz, plan->ratio.ratio,
 			 plan->ratio.frac_bits);
-	print_item("TSC", "%s, %+.6f ppb against before; %s", scaled, to_ppb(plan->tsc_rate_difference),
-		   plan->tsc_kept ? "its offset is kept" : "its offset is not kept: it jumps");
+	print_item("TSC", "%s, %+.6f ppb against before", scaled, to_ppb(plan->tsc_rate_difference));
 	print_item("", "%" PRIu64 " at the switch, after counting %" PRIu64 " ticks", plan->at.tsc, plan->counted_ticks);
+	if (plan->tsc_kept)
+		print_item("", "its offset is kept");
+	else
+		print_item("", "its offset is not kept: it jumps by %" PRId64 " ticks", jump_ticks(preflight));
 	if (plan->deadlines)
 		print_item("deadlines", "%" PRIu32 " armed, %" PRIu32 " of them past by the switch", plan->deadlines,
 			   plan->deadlines_past);
@@ -175,13 +189,15 @@ static json_t *clock_to_json(const struct pvclock_plan *plan)
 	return json;
 }
 
-static json_t *tsc_to_json(const struct pvclock_plan *plan)
+static json_t *tsc_to_json(const struct preflight *preflight)
 {
+	const struct pvclock_plan *plan = &preflight->plan;
 	json_t *json = json_object();
 
 	set_wide(json, "tsc", plan->at.tsc);
 	set_wide(json, "counted_ticks", plan->counted_ticks);
 	set_flag(json, "kept", plan->tsc_kept);
+	set_signed(json, "jump_ticks", jump_ticks(preflight));
 	set_signed(json, "rate_difference", plan->tsc_rate_difference);
 	set_real(json, "rate_ppb", to_ppb(plan->tsc_rate_difference));
 	set_wide(json, "ratio", plan->ratio.ratio);
@@ -230,7 +246,7 @@ static void add_plan(json_t *object, const struct preflight *preflight)
 	set_bound(object, "bound_ns", plan->bound_ns);
 	set_flag(object, "capped", plan->capped);
 	json_object_set_new(object, "clock", clock_to_json(plan));
-	json_object_set_new(object, "tsc", tsc_to_json(plan));
+	json_object_set_new(object, "tsc", tsc_to_json(preflight));
 	set_number(object, "deadlines", plan->deadlines);
 	set_number(object, "deadlines_past", plan->deadlines_past);
 	json_object_set_new(object, "vcpus", vcpus_to_json(preflight));

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * record_file.c - a record in a file: as the file itself, or somewhere within a VMM's own format. There it is found by
- * its magic and believed for its checksum; where a file holds several, only a person can say which one counts.
+ * its magic and believed for its checksum; where a file holds several, only a person can say which one counts. A snapshot of
+ * pvclock-vmm says where its state is, so guest memory, where a guest could have written a record, is not looked at.
  */
 #define _GNU_SOURCE
 #include "record.h"
@@ -23,12 +24,40 @@
 /* A file that is full of what only looks like one was made to keep us busy. */
 #define LOOKS_MAX 256u
 
+/* vmm/snapshot.h: magic; version; at 24 and 32, how many extents there are and how long the state behind them is */
+#define SNAPSHOT_MAGIC "pvmmsnpt"
+#define SNAPSHOT_HEADER 64u
+#define SNAPSHOT_EXTENT 16u
+
+static uint64_t load_u64(const uint8_t *bytes)
+{
+	uint64_t value = 0;
+
+	for (unsigned int i = 0; i < 8; i++)
+		value |= (uint64_t)bytes[i] << 8 * i;
+	return value;
+}
+
 static uint32_t load_u32(const uint8_t *bytes)
 {
 	return bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
 }
 
-/* All of it, but for a file that is too large: a pipe will do as well. */
+/* How much of the file can hold a record. */
+static size_t worth_reading(const struct record_file *file)
+{
+	uint64_t extents, state;
+
+	if (file->size < SNAPSHOT_HEADER || memcmp(file->bytes, SNAPSHOT_MAGIC, 8) != 0)
+		return RECORD_FILE_MAX + 1;
+	extents = load_u64(file->bytes + 24);
+	state = load_u64(file->bytes + 32);
+	if (extents > RECORD_FILE_MAX / SNAPSHOT_EXTENT || state > RECORD_FILE_MAX)
+		return RECORD_FILE_MAX + 1; /* none that we know */
+	return SNAPSHOT_HEADER + (size_t)extents * SNAPSHOT_EXTENT + (size_t)state;
+}
+
+/* All of it that matters, but for a file that is too large: a pipe will do as well. */
 static bool read_whole(const char *path, struct record_file *file, struct sentence *why)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC), error;
@@ -49,11 +78,13 @@ static bool read_whole(const char *path, struct record_file *file, struct senten
 		}
 		got = read(fd, file->bytes + file->size, room - file->size);
 		file->size += got > 0 ? (size_t)got : 0;
-	} while (file->size <= RECORD_FILE_MAX && (got > 0 || (got < 0 && errno == EINTR)));
+	} while (file->size < worth_reading(file) && (got > 0 || (got < 0 && errno == EINTR)));
 	error = errno;
 	close(fd);
 	if (got < 0)
 		return say(why, "It cannot be read: %s.", strerror(error));
+	if (file->size > worth_reading(file))
+		file->size = worth_reading(file);
 	if (file->size > RECORD_FILE_MAX)
 		return say(why, "It is larger than %u MB, and no record is; cut the record out of it.", RECORD_FILE_MAX >> 20);
 	return true;

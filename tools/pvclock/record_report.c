@@ -110,10 +110,10 @@ static void print_time(const struct pvclock_record *record)
 	print_item("saved", "%s UTC (%" PRIu64 " ns), at host TSC %" PRIu64, date, time->realtime_ns, time->at.ticks);
 	if (time->tai_ns != 0) {
 		format_date(time->tai_ns, date, sizeof(date));
-		print_item("", "%s TAI (%" PRIu64 " ns); %s", date, time->tai_ns,
-			   time->tai_offset ? "" : "the host was never told the difference to UTC");
 		if (time->tai_offset)
-			print_item("", "TAI was UTC and %d s", time->tai_offset);
+			print_item("", "%s TAI (%" PRIu64 " ns), which is UTC and %d s", date, time->tai_ns, time->tai_offset);
+		else
+			print_item("", "%s TAI (%" PRIu64 " ns), but the host was never told its difference to UTC", date, time->tai_ns);
 	}
 	print_error("maximum", time->max_error_ns, most, sizeof(most));
 	print_error("estimated", time->estimated_error_ns, estimated, sizeof(estimated));
@@ -121,7 +121,7 @@ static void print_time(const struct pvclock_record *record)
 		   state_name(time->state), time->state, time->bracket_ns);
 	field_print(field_find(&record_fields, "time.boot_id"), record, boot);
 	format_seconds(time->boottime_ns, seconds, sizeof(seconds));
-	print_item("boot", "%s, %s before (CLOCK_BOOTTIME)", boot, seconds);
+	print_item("boot", "%s, CLOCK_BOOTTIME %s", boot, seconds);
 }
 
 static void print_policy(const struct pvclock_policy *policy)
