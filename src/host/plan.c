@@ -179,13 +179,18 @@ static int choose_slope(const struct pvclock_record *record, const struct pvcloc
 	return pvclock_slope_to_guest(host, &plan->ratio, slope) ? 0 : -EINVAL;
 }
 
-/* The guest's TSC against before: its true rate there was the line's, to 32 bits. */
-static void look_at_tsc(const struct pvclock_slope *was, const struct pvclock_destination *destination, struct pvclock_plan *plan)
+/* The guest's TSC against before. There it was the host's, scaled: a line that the kernel published has another slope. */
+static void look_at_tsc(const struct pvclock_record *record, const struct pvclock_destination *destination,
+			struct pvclock_plan *plan)
 {
-	struct pvclock_slope is;
+	struct pvclock_slope was, is;
+	int64_t more; /* ns a tick: fewer ticks */
 
-	if (pvclock_slope_to_guest(&destination->host, &plan->ratio, &is))
-		plan->tsc_rate_difference = -pvclock_slope_difference(&is, was); /* more ns a tick: fewer ticks */
+	if (!pvclock_slope_to_guest(&record->host, &record->vcpus[0].tsc, &was) ||
+	    !pvclock_slope_to_guest(&destination->host, &plan->ratio, &is))
+		return;
+	more = pvclock_slope_difference(&is, &was);
+	plan->tsc_rate_difference = more == INT64_MIN ? INT64_MAX : -more; /* both ends are saturated */
 }
 
 void pvclock_plan_vcpu(const struct pvclock_record *record, const struct pvclock_plan *plan, uint32_t i, uint64_t *tsc,
@@ -245,7 +250,7 @@ int pvclock_plan_make(const struct pvclock_record *record, const struct pvclock_
 		plan.precision = plan.at.exact ? PVCLOCK_EXACT : PVCLOCK_CONTINUED;
 	/* a host that ignores offsets runs the TSC with none */
 	plan.tsc_kept = destination->tsc_offsets || tsc == pvclock_tsc_to_guest(&plan.ratio, destination->time.at).ticks;
-	look_at_tsc(&was, destination, &plan);
+	look_at_tsc(record, destination, &plan);
 	look_at_deadlines(record, &plan);
 	*out = plan;
 	return 0;

@@ -298,3 +298,44 @@ void make_record(struct pvclock_record *record, struct pvclock_record_vcpu *vcpu
 	vcpus[0].tsc_deadline = pvclock_tsc_to_guest(&vcpus[0].tsc, record->time.at).ticks + 260000;
 	set_system_time(record);
 }
+
+static uint64_t pick_wide(void)
+{
+	static const uint64_t edges[] = { 0, 1, INT64_MAX, (uint64_t)INT64_MAX + 1, UINT64_MAX };
+	uint64_t random = random_u64();
+
+	return random % 4 == 0 ? edges[random / 4 % 5] : random_u64();
+}
+
+void make_wild_record(struct pvclock_record *record, struct pvclock_record_vcpu *vcpus, uint32_t vcpu_count)
+{
+	make_record(record, vcpus, vcpu_count);
+	record->line = (struct pvclock_line){ pvclock_tsc_to_guest(&record->reference, record->time.at).ticks - random_u64() % 4000,
+					      pick_wide(), (uint32_t)random_u64() | 1, (int8_t)(random_u64() % 63 - 31) };
+	record->reference.offset = pick_wide();
+	record->stable = random_u64() & 1;
+	record->wall_clock_msr = pick_wide() & ~3ull;
+	record->time.bracket_ns = (uint32_t)random_u64();
+	record->time.boottime_ns = pick_wide();
+	record->time.max_error_ns = pick_wide();
+	record->time.estimated_error_ns = pick_wide();
+	record->time.state = (uint32_t)random_u64();
+	if (random_u64() & 1)
+		memset(record->time.boot_id, 0, PVCLOCK_BOOT_ID_SIZE);
+	for (int i = 0; i < PVCLOCK_BLACKOUT_COUNT; i++)
+		record->policy.on[i] = random_u64() & 1 ? PVCLOCK_FREEZE : PVCLOCK_ADVANCE;
+	record->policy.advance_max_ns = pick_wide();
+	record->policy.fall_back = random_u64() & 1;
+	record->account = (struct pvclock_account){ pick_wide(), pick_wide(), pick_wide(), pick_wide(), pick_wide(),
+						    (int64_t)pick_wide() };
+	for (uint32_t i = 0; i < record->vcpu_count; i++) {
+		record->vcpus[i].system_time_msr = pick_wide() & ~2ull;
+		record->vcpus[i].old_msrs = random_u64() & 1;
+		record->vcpus[i].guest_stopped = random_u64() & 1;
+		record->vcpus[i].tsc_adjust = pick_wide();
+		record->vcpus[i].tsc_deadline = pick_wide();
+		if (random_u64() & 1)
+			record->vcpus[i].tsc = pvclock_tsc_unscaled(pick_wide());
+	}
+	set_system_time(record);
+}

@@ -170,6 +170,7 @@ static bool compare(const struct pvclock_record *record, const struct pvclock_de
 	write_record(in_folder("record"), record);
 	write_destination(in_folder("host"), destination);
 	ran = preflight(blackout);
+	assert_string_equal(ran.err, "");
 	json = json_of(&ran);
 	if (error) {
 		assert_int_equal(ran.code, 1);
@@ -265,6 +266,33 @@ static void the_command_says_what_the_library_decides(void **state)
 		fail_msg("%u plans: %u exact, %u continued, %u legacy", plans, precisions[0], precisions[1], precisions[2]);
 }
 
+/* Any valid record, on any host: the numbers agree there, too. */
+static void a_wild_record_is_planned_alike(void **state)
+{
+	unsigned int plans = 0;
+
+	(void)state;
+	seed_random(20);
+	for (unsigned int i = 0; i < 60; i++) {
+		struct pvclock_destination destination;
+		struct pvclock_record record;
+		struct pvclock_plan plan;
+
+		make_wild_record(&record, vcpus, 1 + i % VCPUS_MAX);
+		plain_host(&destination, &record);
+		destination.time.at.ticks = random_u64();
+		destination.time.boottime_ns = random_u64();
+		destination.time.tai_ns = random_u64();
+		destination.time.realtime_ns = random_u64();
+		destination.frac_bits = i % 3 == 0 ? 48 : 0;
+		destination.tsc_offsets = i % 2;
+		destination.kernel_publishes = i % 5 == 0;
+		assert_true(pvclock_slope_from_khz(1 + random_u64() % 10000000, &destination.kernel));
+		plans += compare(&record, &destination, i % 2 ? PVCLOCK_BLACKOUT_MIGRATION : PVCLOCK_BLACKOUT_SNAPSHOT, &plan);
+	}
+	assert_true(plans > 20);
+}
+
 /* --- by hand -------------------------------------------------------------------------------------------- */
 
 static void the_same_rate_is_exact(void **state)
@@ -346,6 +374,32 @@ static void another_rate_is_continued(void **state)
 	assert_int_equal(ran.code, 0);
 	assert_shows(&ran, "TSC scaled to ");
 	assert_shows_not(&ran, "a CPU with TSC scaling");
+}
+
+/* A record of steer mode has the kernel's line, which is not how the TSC runs: 73 ppb here, and the TSC is the same. */
+static void a_kernels_line_is_not_the_tscs_rate(void **state)
+{
+	struct pvclock_destination destination;
+	struct pvclock_record record;
+	struct pvclock_plan plan;
+
+	(void)state;
+	seed_random(21);
+	plain_record(&record);
+	assert_true(pvclock_line_make(&record.line, 1ull << 40, 9, &record.host, NULL));
+	record.line.mul += 243; /* of 3308755968 */
+	set_system_time(&record);
+	plain_host(&destination, &record);
+	destination.kernel_publishes = true;
+	assert_true(pvclock_slope_from_line(&record.line, &destination.kernel));
+	assert_true(compare(&record, &destination, PVCLOCK_BLACKOUT_MIGRATION, &plan));
+	assert_int_equal(plan.precision, PVCLOCK_EXACT);
+	assert_int_equal(plan.tsc_rate_difference, 0);
+	destination.kernel_publishes = false;
+	assert_true(compare(&record, &destination, PVCLOCK_BLACKOUT_MIGRATION, &plan));
+	assert_int_equal(plan.precision, PVCLOCK_CONTINUED);
+	assert_int_equal(plan.tsc_rate_difference, 0);
+	assert_int_equal(plan.at.rate_difference / 18446744074, -73);
 }
 
 static void a_host_without_a_line_needs_leave(void **state)
@@ -506,8 +560,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_command_says_what_the_library_decides),
+		cmocka_unit_test(a_wild_record_is_planned_alike),
 		cmocka_unit_test(the_same_rate_is_exact),
 		cmocka_unit_test(another_rate_is_continued),
+		cmocka_unit_test(a_kernels_line_is_not_the_tscs_rate),
 		cmocka_unit_test(a_host_without_a_line_needs_leave),
 		cmocka_unit_test(a_live_update_stays_on_its_boot),
 		cmocka_unit_test(what_is_asked_wrongly_is_told),

@@ -65,46 +65,43 @@ static bool read_destination(const char *path, struct pvclock_destination *desti
 
 /* --- what a person should know of a plan ------------------------------------------------------ */
 
-static void note_elapsed(struct preflight *preflight)
+static void note_elapsed(const struct pvclock_plan *plan, struct notes *notes)
 {
-	const struct pvclock_plan *plan = &preflight->plan;
-
 	if (plan->elapsed.measured_ns < 0)
-		note(&preflight->notes, "The clock there (by %s) is %" PRIu64 " ns behind the one at the save, so no time is counted; "
+		note(notes, "The clock there (by %s) is %" PRIu64 " ns behind the one at the save, so no time is counted; "
 		     "set it right (chronyc waitsync) before the guest is moved.", pvclock_timescale_name(plan->elapsed.by),
 		     -(uint64_t)plan->elapsed.measured_ns);
+	if (plan->capped)
+		note(notes, "The policy counts no more than %" PRIu64 " ns (policy.advance_max_ns): the guest's clock will be %"
+		     PRIu64 " ns behind what passed.", plan->counted_ns, plan->elapsed.ns - plan->counted_ns);
 	if (plan->counted_ns == 0)
 		return;
 	if (plan->elapsed.by == PVCLOCK_BY_REALTIME)
-		note(&preflight->notes, "Not both hosts know how TAI differs from UTC, so a leap second may be in what is counted: tell the "
+		note(notes, "Not both hosts know how TAI differs from UTC, so a leap second may be in what is counted: tell the "
 		     "kernels (chrony: leapsectz right/UTC).");
 	if (plan->bound_ns == PVCLOCK_ERROR_UNKNOWN)
-		note(&preflight->notes, "How wrong the counted time may be, nobody knows: one of the hosts' clocks is kept in time by "
+		note(notes, "How wrong the counted time may be, nobody knows: one of the hosts' clocks is kept in time by "
 		     "nobody that tells the kernel its error; run chronyd or ntpd on both.");
-	if (plan->capped)
-		note(&preflight->notes, "The policy counts no more than %" PRIu64 " ns (policy.advance_max_ns): the guest's clock will be %"
-		     PRIu64 " ns behind what passed.", plan->counted_ns, plan->elapsed.ns - plan->counted_ns);
 }
 
-static void note_tsc(struct preflight *preflight)
+static void note_tsc(const struct pvclock_plan *plan, const struct pvclock_destination *destination, struct notes *notes)
 {
-	const struct pvclock_plan *plan = &preflight->plan;
 	struct pvclock_slope was;
 
 	if (!plan->tsc_kept)
-		note(&preflight->notes, "This host ignores TSC offsets: the guest's TSC jumps, and the line moves with it, so that the clock "
+		note(notes, "This host ignores TSC offsets: the guest's TSC jumps, and the line moves with it, so that the clock "
 		     "does not. A guest that keeps time by the TSC itself sees the jump; a KVM that offsets the TSC does not have it.");
 	if (plan->precision == PVCLOCK_CONTINUED && plan->ratio.frac_bits == 0 && pvclock_slope_from_line(&plan->at.old, &was) &&
-	    !pvclock_rates_alike(&was, &preflight->destination.host))
-		note(&preflight->notes, "This host's TSC has another rate and is not scaled, so the clock goes on by a new line. A guest that "
+	    !pvclock_rates_alike(&was, &destination->host))
+		note(notes, "This host's TSC has another rate and is not scaled, so the clock goes on by a new line. A guest that "
 		     "keeps time by the TSC itself runs at the wrong rate; a CPU with TSC scaling keeps it.");
 	if (plan->precision == PVCLOCK_LEGACY) {
-		note(&preflight->notes, "%s", preflight->destination.no_line.text);
-		note(&preflight->notes, "Without a line the clock goes on from its value, which one call sets, and what passes around that call "
+		note(notes, "%s", destination->no_line.text);
+		note(notes, "Without a line the clock goes on from its value, which one call sets, and what passes around that call "
 		     "is lost; the record's policy allows it (policy.fall_back).");
 	}
 	if (plan->deadlines_past)
-		note(&preflight->notes, "%" PRIu32 " TSC deadline%s passed by the switch and fire%s at once.", plan->deadlines_past,
+		note(notes, "%" PRIu32 " TSC deadline%s passed by the switch and fire%s at once.", plan->deadlines_past,
 		     plan->deadlines_past == 1 ? "" : "s", plan->deadlines_past == 1 ? "s" : "");
 }
 
@@ -113,8 +110,8 @@ static void make_plan(struct preflight *preflight)
 	preflight->planned = pvclock_plan_make(preflight->record, &preflight->destination, preflight->blackout, &preflight->plan,
 					       &preflight->reason) == 0;
 	if (preflight->planned) {
-		note_elapsed(preflight);
-		note_tsc(preflight);
+		note_elapsed(&preflight->plan, &preflight->notes);
+		note_tsc(&preflight->plan, &preflight->destination, &preflight->notes);
 	} else if (preflight->reason.text[0] == '\0') {
 		snprintf(preflight->reason.text, sizeof(preflight->reason.text),
 			 "The host's slope is no clock's: learn it again (pvclock host).");

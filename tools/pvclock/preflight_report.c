@@ -42,7 +42,7 @@ static void print_verdict(const struct preflight *preflight)
 	case PVCLOCK_EXACT:
 		print_item("verdict", "yes: %s takes it exactly, in %s mode", host, mode_name(preflight));
 		print_item("precision", "exact: the same function of the guest's TSC, %s", plan->tsc_kept ? "bit for bit" :
-			   "as far as that jumps");
+			   "moved with it");
 		break;
 	case PVCLOCK_CONTINUED:
 		print_item("verdict", "yes: %s takes it and continues it, in %s mode", host, mode_name(preflight));
