@@ -295,17 +295,18 @@ void state_of_a_stock_host_arrives(struct like *like)
 static void arrive_recorded(struct like *like, struct plain *plain, const struct state *state, const char *policy, bool recorded,
 			    int64_t *counted)
 {
+	const char *name = *policy ? policy : "no policy";
 	int64_t told = -1;
 
 	setenv("PVCLOCK_POLICY", policy, 1);
 	like_forget_log(like);
 	load(plain, state);
 	plain_set_msr(plain, 0, 0x6e0, state->stop.tsc[0] + 777);
-	check(like, plain_get_msr(plain, 0, 0x6e0) == state->stop.tsc[0] + 777, "%s: a deadline that came along is told", policy);
+	check(like, plain_get_msr(plain, 0, 0x6e0) == state->stop.tsc[0] + 777, "%s: a deadline that came along is told", name);
 	plain_go_on(plain, state->stop.clock.clock);
 	plain_rdtsc(plain, 0);
 	*counted = -1;
-	check(like, like_event(like, "arrive", "recorded", &told) == 1 && told == recorded, "%s: %s", policy,
+	check(like, like_event(like, "arrive", "recorded", &told) == 1 && told == recorded, "%s: %s", name,
 	      recorded ? "the record is found" : "there is no record to be used");
 	like_event(like, "arrive", "counted_ns", counted);
 }
@@ -315,6 +316,15 @@ static FILE *open_record(const char *folder, const struct state *state, char pat
 {
 	snprintf(path, 128, "%s/%016llx.pvclock", folder, (unsigned long long)state->stop.tsc[0]);
 	return fopen(path, "r+");
+}
+
+/* As an operator does it, with the command. */
+static bool edit_record(const char *path, const char *change)
+{
+	char command[512];
+
+	snprintf(command, sizeof(command), "LD_PRELOAD= \"$PVCLOCK_COMMAND\" record edit %s %s", path, change);
+	return system(command) == 0;
 }
 
 void records_tell_the_blackout(struct like *like)
@@ -358,6 +368,18 @@ void records_tell_the_blackout(struct like *like)
 	judge(like, &other, &state, "freeze");
 	plain_destroy(&other);
 
+	/* Where nobody says otherwise, what the record says holds; and that can be changed before the VM arrives. */
+	arrive_recorded(like, &other, &state, "", true, &counted);
+	check(like, counted == 0, "the record's own policy freezes: %lld ns are counted", (long long)counted);
+	plain_destroy(&other);
+	check(like, edit_record(path, "policy.migration=advance policy.advance_max_ns=2000000"), "the record can be edited");
+	arrive_recorded(like, &other, &state, "", true, &counted);
+	check(like, counted == 2000000, "the edited policy advances within its bound: %lld ns are counted", (long long)counted);
+	plain_destroy(&other);
+
+	if (file)
+		fclose(file);
+	file = open_record(folder, &state, path);
 	if (file) {
 		fseek(file, 60, SEEK_SET);
 		fputc(0x5a, file);

@@ -53,6 +53,28 @@ static void json_loses_nothing(void **state)
 	}
 }
 
+/* show | edit */
+static void json_comes_through_a_pipe(void **state)
+{
+	struct pvclock_record record;
+	struct ran ran;
+
+	(void)state;
+	seed_random(22);
+	make(in_folder("b"), &record, 1);
+	make(in_folder("a"), &record, 3);
+	ran = run("record", "show", "--json", in_folder("a"), NULL);
+	write_file(in_folder("in"), ran.out, strlen(ran.out));
+	ran = run("record", "edit", in_folder("b"), "--json-in", "-", "stable=false", NULL);
+	unlink(in_folder("in"));
+	assert_int_equal(ran.code, 0);
+	record.stable = false;
+	write_record(in_folder("a"), &record);
+	assert_true(same_files(in_folder("a"), in_folder("b")));
+	ran = run("record", "edit", in_folder("b"), "--json-in", "-", NULL);
+	assert_sentence(&ran, "The input is no JSON");
+}
+
 /* --- every field --------------------------------------------------------------------------------- */
 
 static bool is_clock(const char *path)
@@ -404,6 +426,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(json_loses_nothing),
+		cmocka_unit_test(json_comes_through_a_pipe),
 		cmocka_unit_test(every_field_can_be_edited_and_is_shown),
 		cmocka_unit_test(a_refused_edit_leaves_the_file_alone),
 		cmocka_unit_test(a_refused_json_leaves_the_file_alone),
