@@ -38,9 +38,9 @@ int remove_folder(void **state)
 
 const char *in_folder(const char *name)
 {
-	static char paths[16][160];
+	static char paths[8][160];
 	static unsigned int next;
-	char *path = paths[next++ % 16];
+	char *path = paths[next++ % 8];
 
 	snprintf(path, sizeof(paths[0]), "%s/%s", folder, name);
 	return path;
@@ -80,7 +80,7 @@ struct ran run_list(const char *const *arguments)
 {
 	static struct ran ran;
 	const char *path = getenv("PVCLOCK");
-	char out[112], err[112];
+	char in[112], out[112], err[112];
 	posix_spawn_file_actions_t files;
 	const char *argv[4096] = { path };
 	size_t count = 1;
@@ -89,11 +89,12 @@ struct ran run_list(const char *const *arguments)
 
 	while (*arguments && count < 4095)
 		argv[count++] = *arguments++;
+	snprintf(in, sizeof(in), "%s/in", folder);
 	snprintf(out, sizeof(out), "%s/out", folder);
 	snprintf(err, sizeof(err), "%s/err", folder);
 	posix_spawn_file_actions_init(&files);
 	/* what a test left under the name "in" */
-	posix_spawn_file_actions_addopen(&files, 0, access(in_folder("in"), R_OK) == 0 ? in_folder("in") : "/dev/null", O_RDONLY, 0);
+	posix_spawn_file_actions_addopen(&files, 0, access(in, R_OK) == 0 ? in : "/dev/null", O_RDONLY, 0);
 	posix_spawn_file_actions_addopen(&files, 1, out, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 	posix_spawn_file_actions_addopen(&files, 2, err, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 	assert_non_null(path);

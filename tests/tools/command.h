@@ -15,7 +15,7 @@
 
 #include <cmocka.h>
 
-/* A folder of the test's own; the path of a file in it, good until some more were asked for. */
+/* A folder of the test's own; the path of a file in it, good until eight more were asked for. */
 int make_folder(void **state);
 int remove_folder(void **state);
 const char *in_folder(const char *name);
