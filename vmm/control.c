@@ -5,9 +5,11 @@
  *   status         {"ok":true, "pid", "mode", "state":"running"|"paused", "vcpus", "stable", "reason", "reason_text",
  *                   "line":{"tsc","ns","mul","shift"} of vCPU 0 or null, "tsc_offset" of vCPU 0 (signed)}
  *   pause          {"ok":true}   all vCPUs are out of guest mode
- *   resume         {"ok":true, "residual_ns", "moved_ticks", "tries", "elapsed_ns", "blackout_ns"}
+ *   resume         {"ok":true, "residual_ns", "moved_ticks", "tries", "elapsed_ns", "counted_ns", "uncounted_ns", "blackout_ns"}
  *   update [PATH]  {"ok":true, "pid" (the new one's), "mode", "blackout_ns", "stop_ns", "save_ns", "restore_ns", "clock_ns",
- *                   "residual_ns", "moved_ticks", "tries", "elapsed_ns", "predecessor_died"}, from the new process
+ *                   \"residual_ns\", \"moved_ticks\", \"tries\", \"elapsed_ns\", \"counted_ns\", \"uncounted_ns\", \"predecessor_died\"}, from
+ *                   the new process
+ *   snapshot PATH  {\"ok\":true, \"bytes\", \"save_ns\", \"clock_ns\"}, and of a guest that ran, which goes on, resume's members, too
  *   quit           {"ok":true}   and the process ends
  *
  * Any of them may be answered {"ok":false, "error":"one sentence"}, and nothing has changed: the guest runs on in the process that
@@ -88,9 +90,11 @@ static void refuse(const struct options *options, const char *text)
 
 static void add_correction(struct reply *reply, const struct pvclock_correction *correction)
 {
-	add(reply, ",\"residual_ns\":%lld,\"moved_ticks\":%lld,\"tries\":%u,\"elapsed_ns\":%llu",
+	add(reply, ",\"residual_ns\":%lld,\"moved_ticks\":%lld,\"tries\":%u,\"elapsed_ns\":%llu,\"counted_ns\":%llu,"
+	    "\"uncounted_ns\":%llu",
 	    (long long)correction->residual_ns, (long long)correction->moved_ticks, correction->tries,
-	    (unsigned long long)correction->elapsed_ns);
+	    (unsigned long long)correction->elapsed_ns, (unsigned long long)correction->counted_ns,
+	    (unsigned long long)correction->uncounted_ns);
 }
 
 static uint64_t blackout_of(uint64_t stopped_ns, uint64_t entered_ns)
@@ -190,6 +194,50 @@ static void do_resume(struct session *session)
 	send_reply(session->options, &reply);
 }
 
+/* What fails leaves the file that was there, and the guest as it was: running, or paused. */
+static void do_snapshot(struct session *session, const char *path)
+{
+	struct machine *machine = session->machine;
+	struct pvclock_correction correction;
+	struct snapshot_cost cost = { 0 };
+	struct reply reply = { .length = 0 };
+	struct problem problem, resume;
+	uint64_t stopped_ns = 0, entered_ns = 0;
+
+	if (!session->paused) {
+		stopped_ns = vcpus_pause(machine);
+		if (clock_pause(machine, &problem) < 0) {
+			vcpus_resume(machine);
+			refuse(session->options, problem.text);
+			return;
+		}
+	}
+	fault_reached(&session->options->fault, "snapshot:paused");
+	struct snapshot_saver *saver = snapshot_write(machine, session->options, path, &cost, &problem);
+	if (!session->paused) {
+		if (clock_resume(machine, &correction, &resume) < 0) {
+			session->paused = true; /* `resume` tries again */
+			session->stopped_ns = stopped_ns;
+			fprintf(stderr, "pvclock-vmm: %s\n", resume.text);
+		} else {
+			entered_ns = vcpus_resume(machine);
+			fault_reached(&session->options->fault, "snapshot:resumed");
+		}
+	}
+	if (saver == NULL || snapshot_commit(saver, session->options, &problem) < 0) {
+		refuse(session->options, problem.text);
+		return;
+	}
+	add(&reply, "{\"ok\":true,\"bytes\":%llu,\"save_ns\":%llu,\"clock_ns\":%llu", (unsigned long long)cost.bytes,
+	    (unsigned long long)cost.save_ns, (unsigned long long)cost.clock_ns);
+	if (entered_ns != 0) {
+		add_correction(&reply, &correction);
+		add(&reply, ",\"blackout_ns\":%llu", (unsigned long long)blackout_of(stopped_ns, entered_ns));
+	}
+	add(&reply, "}");
+	send_reply(session->options, &reply);
+}
+
 static void do_update(struct session *session, const char *path)
 {
 	struct problem problem = { "" };
@@ -221,13 +269,15 @@ static bool obey(struct session *session, char *command)
 		do_update(session, SELF);
 	} else if (strncmp(command, "update ", 7) == 0) {
 		do_update(session, command + 7);
+	} else if (strncmp(command, "snapshot ", 9) == 0) {
+		do_snapshot(session, command + 9);
 	} else if (strcmp(command, "quit") == 0) {
 		struct reply reply = { .length = 0 };
 		add(&reply, "{\"ok\":true}");
 		send_reply(session->options, &reply);
 		return false;
 	} else {
-		refuse(session->options, "unknown command: say status, pause, resume, update [PATH] or quit");
+		refuse(session->options, "unknown command: say status, pause, resume, update [PATH], snapshot PATH or quit");
 	}
 	return true;
 }

@@ -206,6 +206,11 @@ int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *re
 	pvclock_reason_clear(reason);
 	host = host ? host : &record->host;
 	error = kvm->vcpu_count ? check_vcpus(kvm, record, reason) : -EINVAL;
+	if (error == 0 && !kvm->mode->slope && blackout != PVCLOCK_BLACKOUT_LIVE_UPDATE) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_NO_LINE,
+				   "Stock mode keeps no function, so it takes a clock over by a live update only; use own or steer mode.");
+		error = -ENOTSUP;
+	}
 	if (error == 0)
 		error = destination_here(kvm, host, &here);
 	if (error == 0)
