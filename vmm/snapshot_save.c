@@ -19,7 +19,7 @@ struct snapshot_saver {
 	char path[PATH_MAX], temporary[PATH_MAX];
 	struct snapshot_header header;
 	struct snapshot_extent *extents;
-	uint64_t offset;
+	uint64_t offset, capacity; /* of `extents` */
 	uint8_t chunk[SNAPSHOT_CHUNK];
 };
 
@@ -57,26 +57,42 @@ static int append(struct snapshot_saver *saver, const void *bytes, size_t size, 
 	return 0;
 }
 
-/* Where guest memory was ever written: the rest reads as 0. */
+static int add_page(struct snapshot_saver *saver, uint64_t gpa, struct problem *problem)
+{
+	struct snapshot_extent *last = saver->header.extents > 0 ? &saver->extents[saver->header.extents - 1] : NULL;
+
+	if (last != NULL && last->gpa + last->size == gpa) {
+		last->size += SNAPSHOT_PAGE;
+		return 0;
+	}
+	if (saver->header.extents == saver->capacity) {
+		saver->capacity = saver->capacity * 2 + 64;
+		void *grown = realloc(saver->extents, saver->capacity * sizeof(*saver->extents));
+		if (grown == NULL)
+			return fail(problem, "snapshot: out of memory");
+		saver->extents = grown;
+	}
+	saver->extents[saver->header.extents++] = (struct snapshot_extent){ .gpa = gpa, .size = SNAPSHOT_PAGE };
+	return 0;
+}
+
+static bool is_zero(const uint8_t *page)
+{
+	return page[0] == 0 && memcmp(page, page + 1, SNAPSHOT_PAGE - 1) == 0;
+}
+
+/* Where guest memory is not 0. What has no memory behind it is not even looked at: a look would give it some. */
 static int find_extents(struct snapshot_saver *saver, const struct machine *machine, struct problem *problem)
 {
 	off_t end = 0, start, size = (off_t)machine->memory_size;
-	uint64_t capacity = 0;
 
 	while ((start = lseek(machine->memory_fd, end, SEEK_DATA)) >= 0 && start < size) {
-		if (saver->header.extents == capacity) {
-			capacity = capacity * 2 + 16;
-			void *grown = realloc(saver->extents, capacity * sizeof(*saver->extents));
-			if (grown == NULL)
-				return fail(problem, "snapshot: out of memory");
-			saver->extents = grown;
-		}
 		end = lseek(machine->memory_fd, start, SEEK_HOLE);
 		if (end < 0 || end > size)
 			end = size;
-		start &= ~(off_t)(SNAPSHOT_PAGE - 1);
-		saver->extents[saver->header.extents++] =
-			(struct snapshot_extent){ .gpa = (uint64_t)start, .size = (uint64_t)(end - start) };
+		for (off_t gpa = start & ~(off_t)(SNAPSHOT_PAGE - 1); gpa < end; gpa += SNAPSHOT_PAGE)
+			if (!is_zero(machine->memory + gpa) && add_page(saver, (uint64_t)gpa, problem) < 0)
+				return -1;
 	}
 	if (start < 0 && errno != ENXIO)
 		return fail(problem, "snapshot: guest memory cannot be searched: %s", strerror(errno));
