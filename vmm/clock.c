@@ -215,7 +215,7 @@ static void say_correction(struct machine *machine, const struct pvclock_correct
 	const struct pvclock_plan *plan = &machine->clock.plan;
 	char what[160] = "resumed", bound[48] = "exact";
 
-	if (machine->clock.restored) {
+	if (machine->clock.restoring) {
 		if (plan->elapsed.bound_ns == PVCLOCK_ERROR_UNKNOWN)
 			snprintf(bound, sizeof(bound), "bound unknown");
 		else if (plan->elapsed.bound_ns > 0)
@@ -246,7 +246,10 @@ int clock_resume(struct machine *machine, struct pvclock_correction *correction,
 		fprintf(stderr, "pvclock-vmm: clock: %s\n", reason.text);
 	if (error == 0 || error == -ERANGE || error == -ENOTSUP) {
 		say_correction(machine, correction);
-		machine->clock.restored = false;
+		if (machine->clock.restoring)
+			machine->clock.correction = *correction;
+		machine->clock.restored = machine->clock.restored || machine->clock.restoring;
+		machine->clock.restoring = false;
 		return 0;
 	}
 	return fail(problem, "clock: resume: %s", reason.text[0] != '\0' ? reason.text : strerror(-error));
@@ -298,6 +301,6 @@ int clock_restore(struct machine *machine, const struct wire *wire, enum pvclock
 	if (error != 0)
 		return fail(problem, "the saved clock record is refused: %s",
 			    reason.text[0] != '\0' ? reason.text : strerror(-error));
-	machine->clock.restored = true;
+	machine->clock.restoring = true;
 	return 0;
 }

@@ -3,7 +3,10 @@
  * control.c - the control socket: a command a packet in, a JSON object a packet out.
  *
  *   status         {"ok":true, "pid", "mode", "state":"running"|"paused", "vcpus", "stable", "reason", "reason_text",
- *                   "line":{"tsc","ns","mul","shift"} of vCPU 0 or null, "tsc_offset" of vCPU 0 (signed)}
+ *                   "line":{"tsc","ns","mul","shift"} of vCPU 0 or null, "tsc_offset" of vCPU 0 (signed),
+ *                   "policy":{a member for each kind of blackout, "advance_max_ns" or null: no bound, "fall_back"},
+ *                   "restored": null, or of the restore that brought the guest here {"after", "precision", "by", "measured_ns",
+ *                   "bound_ns" or null: unknown, and resume's members}}
  *   pause          {"ok":true}   all vCPUs are out of guest mode
  *   resume         {"ok":true, "residual_ns", "moved_ticks", "tries", "elapsed_ns", "counted_ns", "uncounted_ns", "blackout_ns"}
  *   update [PATH]  {"ok":true, "pid" (the new one's), "mode", "blackout_ns", "stop_ns", "save_ns", "restore_ns", "clock_ns",
@@ -120,6 +123,41 @@ void control_say_updated(const struct machine *machine, const struct options *op
 	send_reply(options, &reply);
 }
 
+static void add_policy(struct reply *reply, const struct machine *machine)
+{
+	struct pvclock_policy policy;
+
+	pvclock_vm_get_policy(machine->clock.vm, &policy);
+	add(reply, ",\"policy\":{");
+	for (int i = 0; i < PVCLOCK_BLACKOUT_COUNT; i++)
+		add(reply, "\"%s\":\"%s\",", pvclock_blackout_name((enum pvclock_blackout)i), pvclock_passing_name(policy.on[i]));
+	add(reply, "\"advance_max_ns\":");
+	if (policy.advance_max_ns == UINT64_MAX)
+		add(reply, "null");
+	else
+		add(reply, "%llu", (unsigned long long)policy.advance_max_ns);
+	add(reply, ",\"fall_back\":%s}", policy.fall_back ? "true" : "false");
+}
+
+static void add_restored(struct reply *reply, const struct vmm_clock *clock)
+{
+	const struct pvclock_plan *plan = &clock->plan;
+
+	if (!clock->restored) {
+		add(reply, ",\"restored\":null");
+		return;
+	}
+	add(reply, ",\"restored\":{\"after\":\"%s\",\"precision\":\"%s\",\"by\":\"%s\",\"measured_ns\":%lld,\"bound_ns\":",
+	    pvclock_blackout_name(plan->blackout), pvclock_precision_name(plan->precision),
+	    pvclock_timescale_name(plan->elapsed.by), (long long)plan->elapsed.measured_ns);
+	if (plan->elapsed.bound_ns == PVCLOCK_ERROR_UNKNOWN)
+		add(reply, "null");
+	else
+		add(reply, "%llu", (unsigned long long)plan->elapsed.bound_ns);
+	add_correction(reply, &clock->correction);
+	add(reply, "}");
+}
+
 static void say_status(const struct machine *machine, const struct options *options, bool paused)
 {
 	const struct pvclock_vcpu *first = machine->vcpus[0].clock;
@@ -141,7 +179,10 @@ static void say_status(const struct machine *machine, const struct options *opti
 		    (unsigned long long)line.ns, line.mul, line.shift);
 	else
 		add(&reply, ",\"line\":null");
-	add(&reply, ",\"tsc_offset\":%lld}", (long long)tsc.offset);
+	add(&reply, ",\"tsc_offset\":%lld", (long long)tsc.offset);
+	add_policy(&reply, machine);
+	add_restored(&reply, &machine->clock);
+	add(&reply, "}");
 	send_reply(options, &reply);
 }
 

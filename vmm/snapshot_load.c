@@ -113,8 +113,10 @@ static int read_all(struct snapshot *snapshot, struct problem *problem)
 		return -1;
 	if (!extents_fit(snapshot, header.length))
 		return fail(problem, "%s: is damaged (extents): take another copy of it, or an older snapshot", snapshot->path);
-	if (wire_open(&snapshot->wire, snapshot->fd, (off_t)(sizeof(header) + size), header.state_length, problem) < 0)
-		return -1;
+	if (wire_open(&snapshot->wire, snapshot->fd, (off_t)(sizeof(header) + size), header.state_length, problem) < 0) {
+		struct problem why = *problem;
+		return fail(problem, "%s: %.400s", snapshot->path, why.text);
+	}
 	header.checksum = 0;
 	snapshot->checksum_before = wire_checksum(WIRE_SUM, &header, sizeof(header));
 	snapshot->checksum_before = wire_checksum(snapshot->checksum_before, snapshot->extents, size);

@@ -114,7 +114,9 @@ struct vmm_clock {
 	struct pvclock_vm *vm;
 	struct pvclock_kvm *kvm;
 	struct pvclock_source *source; /* NULL: the host has no line */
-	struct pvclock_plan plan;      /* of the restore that the next resume ends, if `restored` */
+	struct pvclock_plan plan;      /* of the restore that brought the guest here ... */
+	bool restoring;                /* ... which the next resume ends */
+	struct pvclock_correction correction; /* what that made of it; all 0: the guest began here */
 	bool restored;
 };
 
