@@ -456,3 +456,30 @@ const char *harness_text(const json_t *reply, const char *key, const char *other
 
 	return json_is_string(value) ? json_string_value(value) : otherwise;
 }
+
+int harness_restore(struct harness *harness, const struct harness_options *options, const char *path)
+{
+	struct harness_options from = *options;
+	char command[4200];
+	json_t *reply = harness_command(harness, "pause", START_MS);
+	size_t count = 0;
+
+	if (!reply)
+		return -1;
+	json_decref(reply);
+	/* All that was logged is taken before the memory is saved, so that nothing of it comes back. */
+	harness_drain(harness);
+	snprintf(command, sizeof(command), "snapshot %s", path);
+	reply = harness_command(harness, command, START_MS);
+	if (!reply)
+		return -1;
+	json_decref(reply);
+	while (count < HARNESS_EXTRA && from.extra[count])
+		count++;
+	if (count + 2 > HARNESS_EXTRA)
+		return -1;
+	from.payload = NULL;
+	from.extra[count] = "--restore";
+	from.extra[count + 1] = path;
+	return harness_replace(harness, &from);
+}

@@ -76,6 +76,9 @@ void harness_stop(struct harness *harness);
  * is an error: `error` is then the VMM's own sentence).
  */
 json_t *harness_command(struct harness *harness, const char *command, int timeout_ms);
+/* A snapshot of the guest, paused, into `path`; the VMM's end; another one from there, with `options` and no payload. 0 or -1. */
+int harness_restore(struct harness *harness, const struct harness_options *options, const char *path);
+
 /* A number of a reply; `otherwise` if it has none. */
 int64_t harness_number(const json_t *reply, const char *key, int64_t otherwise);
 const char *harness_text(const json_t *reply, const char *key, const char *otherwise);

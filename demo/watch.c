@@ -152,33 +152,6 @@ int watch_update(struct watch *watch, int64_t *blackout_ns, int64_t *jump_ns)
 	return watch_event_end(watch, jump_ns);
 }
 
-int harness_restore(struct harness *harness, const struct harness_options *options, const char *path)
-{
-	struct harness_options from = *options;
-	char command[4200];
-	json_t *reply = harness_command(harness, "pause", WATCH_COMMAND_MS);
-	size_t count = 0;
-
-	if (!reply)
-		return -1;
-	json_decref(reply);
-	/* All that was logged is taken before the memory is saved, so that nothing of it comes back. */
-	harness_drain(harness);
-	snprintf(command, sizeof(command), "snapshot %s", path);
-	reply = harness_command(harness, command, WATCH_COMMAND_MS);
-	if (!reply)
-		return -1;
-	json_decref(reply);
-	while (count < HARNESS_EXTRA && from.extra[count])
-		count++;
-	if (count + 2 > HARNESS_EXTRA)
-		return -1;
-	from.payload = NULL;
-	from.extra[count] = "--restore";
-	from.extra[count + 1] = path;
-	return harness_replace(harness, &from);
-}
-
 int watch_restore(struct watch *watch, const struct harness_options *options, const char *path, int64_t *jump_ns)
 {
 	if (watch_event_begin(watch) || harness_restore(&watch->harness, options, path))

@@ -38,11 +38,7 @@ int watch_pause(struct watch *watch, int ms, int64_t *blackout_ns, int64_t *jump
 /* A live update as one event. */
 int watch_update(struct watch *watch, int64_t *blackout_ns, int64_t *jump_ns);
 
-/*
- * A snapshot of the guest, paused, into `path`; the VMM's end; another one from there, with `options` and no payload. The second
- * does it as one event.
- */
-int harness_restore(struct harness *harness, const struct harness_options *options, const char *path);
+/* harness_restore as one event. */
 int watch_restore(struct watch *watch, const struct harness_options *options, const char *path, int64_t *jump_ns);
 
 /* A drift sample, on vCPU 0's line. 0 or -1. */

@@ -188,11 +188,14 @@ int clock_start(struct machine *machine, struct problem *problem)
 	return error == 0 ? 0 : fail(problem, "clock: start: %s", strerror(-error));
 }
 
-int clock_pause(struct machine *machine, struct problem *problem)
+int clock_pause(struct machine *machine, enum pvclock_blackout blackout, struct problem *problem)
 {
 	int error = pvclock_kvm_pause(machine->clock.kvm);
 
-	return error == 0 ? 0 : fail(problem, "clock: pause: %s", strerror(-error));
+	if (error != 0)
+		return fail(problem, "clock: pause: %s", strerror(-error));
+	pvclock_kvm_blackout(machine->clock.kvm, blackout);
+	return 0;
 }
 
 /* How much `ticks` of this host's TSC are in ns, either way; 0 where that is not known. */

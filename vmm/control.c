@@ -203,7 +203,7 @@ static void do_pause(struct session *session)
 		return;
 	}
 	session->stopped_ns = vcpus_pause(session->machine);
-	if (clock_pause(session->machine, &problem) < 0) {
+	if (clock_pause(session->machine, PVCLOCK_BLACKOUT_PAUSE, &problem) < 0) {
 		vcpus_resume(session->machine);
 		refuse(session->options, problem.text);
 		return;
@@ -247,7 +247,7 @@ static void do_snapshot(struct session *session, const char *path)
 
 	if (!session->paused) {
 		stopped_ns = vcpus_pause(machine);
-		if (clock_pause(machine, &problem) < 0) {
+		if (clock_pause(machine, PVCLOCK_BLACKOUT_PAUSE, &problem) < 0) {
 			vcpus_resume(machine);
 			refuse(session->options, problem.text);
 			return;

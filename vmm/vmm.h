@@ -172,7 +172,7 @@ int vcpu_state_restore(struct vcpu *vcpu, const struct wire *wire, struct proble
 int clock_attach(struct machine *machine, enum pvclock_mode asked, bool learn, struct problem *problem);
 void clock_detach(struct machine *machine);
 int clock_start(struct machine *machine, struct problem *problem);
-int clock_pause(struct machine *machine, struct problem *problem);
+int clock_pause(struct machine *machine, enum pvclock_blackout blackout, struct problem *problem);
 int clock_resume(struct machine *machine, struct pvclock_correction *correction, struct problem *problem);
 int clock_save(struct machine *machine, struct wire *wire, int64_t corrupt_bit, struct problem *problem);
 /* `host`: this host's own slope, or NULL for the record's; `change`: of the record's policy, or NULL. */

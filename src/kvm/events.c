@@ -103,7 +103,7 @@ static int set_back(struct pvclock_kvm *kvm, struct pvclock_host_tsc then, struc
  * What the policy says about the time since the blackout began, or since a restore has dealt with what was before. The TSC
  * and the clock count it by themselves: what is not to be counted is taken back.
  */
-static int pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason)
+int pvclock_kvm_pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason)
 {
 	struct pvclock_host_tsc now = kvm->os->ops->read_tsc(kvm->os->ctx), then = kvm->last;
 	struct pvclock_policy policy;
@@ -126,6 +126,7 @@ static int pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason)
 	}
 	kvm->counted_ns += ns < allowed ? ns : allowed;
 	kvm->uncounted_ns += ns < allowed ? 0 : ns - allowed;
+	kvm->last = now;
 	return error;
 }
 
@@ -155,7 +156,7 @@ int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corre
 
 	pvclock_reason_clear(reason);
 	*into = (struct pvclock_correction){ 0 };
-	error = pass_time(kvm, reason);
+	error = pvclock_kvm_pass_time(kvm, reason);
 	if (error)
 		return error;
 	error = kvm->mode->resume(kvm, into, reason);
