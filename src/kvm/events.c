@@ -203,7 +203,20 @@ int pvclock_kvm_settle(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu)
 {
 	const struct kvm_vcpu *found = pvclock_kvm_find_vcpu(kvm, pvclock_vcpu_index(vcpu));
 
+	uint64_t deadline = 0;
+	int error, armed;
+
 	if (kvm->mode->mode != PVCLOCK_MODE_STEER)
 		return 0;
-	return found ? settle(kvm, found->fd) : -ENOENT;
+	if (!found)
+		return -ENOENT;
+	/* On its way KVM would take a timer's interrupt by a clock that the resume may yet set back: it is armed afterwards. */
+	if (pvclock_kvm_get_msr(kvm, found, MSR_IA32_TSC_DEADLINE, &deadline))
+		deadline = 0;
+	error = deadline ? pvclock_kvm_set_msr(kvm, found, MSR_IA32_TSC_DEADLINE, 0) : 0;
+	if (error)
+		return error;
+	error = settle(kvm, found->fd);
+	armed = deadline ? pvclock_kvm_set_msr(kvm, found, MSR_IA32_TSC_DEADLINE, deadline) : 0;
+	return error ? error : armed;
 }

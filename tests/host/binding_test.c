@@ -681,6 +681,7 @@ static void restore_once(enum pvclock_mode mode, uint64_t seed)
 	assert_int_equal(pvclock_kvm_start(a.kvm, &host), 0);
 	if (mode == PVCLOCK_MODE_STEER)
 		kernel_publishes(&a);
+	a.fake.deadline[0] = 1000000000000;
 	assert_int_equal(pvclock_kvm_pause(a.kvm), 0);
 	assert_int_equal(pvclock_kvm_save(a.kvm, &record), 0);
 	assert_int_equal(pvclock_slope_difference(&record.host, &host), 0); /* the host's, not the kernel's imitation */
@@ -697,7 +698,9 @@ static void restore_once(enum pvclock_mode mode, uint64_t seed)
 	assert_int_equal(b.fake.offset, a.fake.offset);
 	assert_int_equal(b.fake.offset_writes, seed % 3 != 0);
 	assert_int_equal(pvclock_kvm_settle(b.kvm, b.vcpu), 0);
+	assert_int_equal(b.fake.deadline_at_entry, 0); /* no timer fires by a clock that is not right yet */
 	assert_int_equal(pvclock_kvm_resume(b.kvm, &correction, &reason), 0);
+	assert_int_equal(b.fake.deadline[0], 1000000000000); /* stock, too: in ticks */
 	assert_int_equal(correction.moved_ticks, 0);
 	if (mode == PVCLOCK_MODE_STEER) {
 		struct pvclock_snapshot now;
