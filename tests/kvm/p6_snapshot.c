@@ -24,8 +24,7 @@
 #define FILE_LIMIT 20000
 #define FLOORS_NS 2 /* two readings' floors, of ns and of the ticks that a negative shift drops (judge.h) */
 
-static char folder[] = "/dev/shm/pvclock-snapshot-XXXXXX";
-static char file[64], new_file[72];
+static char folder[48], file[64], new_file[72];
 
 static struct harness_options options_for(const struct live *live, const char *payload, const char *mode)
 {
@@ -345,6 +344,7 @@ int main(void)
 	struct live live;
 
 	live_begin(&live);
+	snprintf(folder, sizeof(folder), "%s/pvclock-snapshot-XXXXXX", live_scratch());
 	if (!mkdtemp(folder)) {
 		live_check(&live, false, "%s: %s", folder, strerror(errno));
 		return live_end(&live);

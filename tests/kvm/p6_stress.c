@@ -185,12 +185,12 @@ out:
 
 int main(int argc, char **argv)
 {
-	unsigned int events = argc > 1 ? (unsigned int)atoi(argv[1]) : EVENTS;
+	unsigned int events = argc > 1 ? (unsigned int)atoi(argv[1]) : live_count(EVENTS, 20);
 	char file[64];
 	struct live live;
 
 	live_begin(&live);
-	snprintf(file, sizeof(file), "/dev/shm/pvclock-p6-%d", (int)getpid());
+	snprintf(file, sizeof(file), "%s/pvclock-p6-%d", live_scratch(), (int)getpid());
 	if (argc < 3 || !strcmp(argv[2], "own"))
 		stress(&live, "own", events, file);
 	if (argc < 3 || !strcmp(argv[2], "steer"))
