@@ -19,6 +19,7 @@
 
 #define DRAIN_MS 2        /* a fast guest fills its ring in less; what does not fit is dropped, not wrong */
 #define REPLY_MAX 65536u
+#define START_MS 20000 /* for a VMM that proves its host's slope first */
 
 static int fail(struct harness *harness, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
@@ -124,7 +125,8 @@ static int start_vmm(struct harness *harness, const struct harness_options *opti
 		argv[count++] = fixed[i];
 	for (size_t i = 0; i < HARNESS_EXTRA && options->extra[i]; i++)
 		argv[count++] = options->extra[i];
-	argv[count++] = options->payload;
+	if (options->payload)
+		argv[count++] = options->payload;
 	argv[count] = NULL;
 
 	pid = fork();
@@ -194,18 +196,46 @@ static bool reap(struct harness *harness, int options)
 	return pid < 0;
 }
 
+static void end_vmm(struct harness *harness)
+{
+	int64_t deadline = harness_now_ms() + 2000;
+
+	if (harness->group <= 0)
+		return;
+	if (harness->control_fd >= 0)
+		(void)!send(harness->control_fd, "quit", 4, MSG_DONTWAIT | MSG_NOSIGNAL);
+	while (!reap(harness, WNOHANG) && harness_now_ms() < deadline)
+		poll(NULL, 0, 1);
+	kill(-harness->group, SIGKILL);
+	reap(harness, 0);
+	harness->group = 0;
+}
+
+int harness_replace(struct harness *harness, const struct harness_options *options)
+{
+	int control[2];
+
+	end_vmm(harness);
+	close(harness->control_fd);
+	harness->control_fd = -1;
+	harness->exit_status = -1;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control))
+		return fail(harness, "Cannot make the control socket: %s.", strerror(errno));
+	harness->control_fd = control[0];
+	int result = start_vmm(harness, options, control[1]);
+
+	close(control[1]);
+	if (result)
+		return -1;
+	json_t *status = harness_command(harness, "status", START_MS);
+
+	json_decref(status);
+	return status ? 0 : -1;
+}
+
 void harness_stop(struct harness *harness)
 {
-	if (harness->group > 0) {
-		int64_t deadline = harness_now_ms() + 2000;
-
-		if (harness->control_fd >= 0)
-			(void)!send(harness->control_fd, "quit", 4, MSG_DONTWAIT | MSG_NOSIGNAL);
-		while (!reap(harness, WNOHANG) && harness_now_ms() < deadline)
-			poll(NULL, 0, 2);
-		kill(-harness->group, SIGKILL);
-		reap(harness, 0);
-	}
+	end_vmm(harness);
 	if (harness->memory != MAP_FAILED && harness->memory)
 		munmap(harness->memory, harness->memory_size);
 	if (harness->memory_fd >= 0)
@@ -425,4 +455,31 @@ const char *harness_text(const json_t *reply, const char *key, const char *other
 	const json_t *value = json_object_get(reply, key);
 
 	return json_is_string(value) ? json_string_value(value) : otherwise;
+}
+
+int harness_restore(struct harness *harness, const struct harness_options *options, const char *path)
+{
+	struct harness_options from = *options;
+	char command[4200];
+	json_t *reply = harness_command(harness, "pause", START_MS);
+	size_t count = 0;
+
+	if (!reply)
+		return -1;
+	json_decref(reply);
+	/* All that was logged is taken before the memory is saved, so that nothing of it comes back. */
+	harness_drain(harness);
+	snprintf(command, sizeof(command), "snapshot %s", path);
+	reply = harness_command(harness, command, START_MS);
+	if (!reply)
+		return -1;
+	json_decref(reply);
+	while (count < HARNESS_EXTRA && from.extra[count])
+		count++;
+	if (count + 2 > HARNESS_EXTRA)
+		return -1;
+	from.payload = NULL;
+	from.extra[count] = "--restore";
+	from.extra[count + 1] = path;
+	return harness_replace(harness, &from);
 }

@@ -19,10 +19,10 @@
 #include <sys/types.h>
 
 #define HARNESS_ERROR 512
-#define HARNESS_EXTRA 8
+#define HARNESS_EXTRA 12
 
 struct harness_options {
-	const char *vmm, *payload;
+	const char *vmm, *payload;        /* no payload: the guest comes from a snapshot */
 	const char *mode;                 /* own, steer, stock, auto */
 	unsigned int vcpus;
 	const char *extra[HARNESS_EXTRA]; /* further arguments of the VMM, up to a NULL */
@@ -63,6 +63,11 @@ void harness_hold_signals(void);
 
 /* 0, or -1 with an error; harness_stop is needed in both cases. */
 int harness_start(struct harness *harness, const struct harness_options *options);
+/*
+ * Ends the VMM, and starts another one on the same memory, which it fills from a snapshot: `extra` says from which, `payload` is NULL.
+ * Returns when it answers.
+ */
+int harness_replace(struct harness *harness, const struct harness_options *options);
 /* Asks the VMM to quit, ends what is left, frees everything. `error` stays. */
 void harness_stop(struct harness *harness);
 
@@ -71,6 +76,9 @@ void harness_stop(struct harness *harness);
  * is an error: `error` is then the VMM's own sentence).
  */
 json_t *harness_command(struct harness *harness, const char *command, int timeout_ms);
+/* A snapshot of the guest, paused, into `path`; the VMM's end; another one from there, with `options` and no payload. 0 or -1. */
+int harness_restore(struct harness *harness, const struct harness_options *options, const char *path);
+
 /* A number of a reply; `otherwise` if it has none. */
 int64_t harness_number(const json_t *reply, const char *key, int64_t otherwise);
 const char *harness_text(const json_t *reply, const char *key, const char *otherwise);

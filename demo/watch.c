@@ -152,6 +152,13 @@ int watch_update(struct watch *watch, int64_t *blackout_ns, int64_t *jump_ns)
 	return watch_event_end(watch, jump_ns);
 }
 
+int watch_restore(struct watch *watch, const struct harness_options *options, const char *path, int64_t *jump_ns)
+{
+	if (watch_event_begin(watch) || harness_restore(&watch->harness, options, path))
+		return -1;
+	return watch_event_end(watch, jump_ns);
+}
+
 int watch_drift(struct watch *watch, uint64_t tsc_offset, struct drift_sample *sample)
 {
 	struct vmm_ring_entry newest;

@@ -38,6 +38,9 @@ int watch_pause(struct watch *watch, int ms, int64_t *blackout_ns, int64_t *jump
 /* A live update as one event. */
 int watch_update(struct watch *watch, int64_t *blackout_ns, int64_t *jump_ns);
 
+/* harness_restore as one event. */
+int watch_restore(struct watch *watch, const struct harness_options *options, const char *path, int64_t *jump_ns);
+
 /* A drift sample, on vCPU 0's line. 0 or -1. */
 int watch_drift(struct watch *watch, uint64_t tsc_offset, struct drift_sample *sample);
 

@@ -121,28 +121,121 @@ void clock_detach(struct machine *machine)
 		pvclock_source_close(clock->source);
 }
 
+int clock_slope(const struct machine *machine, struct pvclock_slope *slope, struct problem *problem)
+{
+	struct pvclock_source_state state;
+
+	if (machine->clock.source != NULL) {
+		pvclock_source_get(machine->clock.source, &state);
+		*slope = state.slope;
+		return 0;
+	}
+	int khz = ioctl(machine->vcpus[0].fd, KVM_GET_TSC_KHZ, 0);
+	if (khz <= 0 || !pvclock_slope_from_khz((uint64_t)khz, slope))
+		return fail(problem, "KVM_GET_TSC_KHZ: KVM does not know the TSC's rate");
+	return 0;
+}
+
+static int decode(const struct wire *wire, struct pvclock_record *record, struct problem *problem)
+{
+	struct pvclock_reason reason = { 0 };
+	size_t size;
+	const void *bytes = wire_find(wire, WIRE_RECORD, 0, &size);
+
+	if (bytes == NULL)
+		return fail(problem, "the saved state holds no clock record");
+	if (pvclock_record_decode(bytes, size, record, &reason) != 0)
+		return fail(problem, "the saved clock record is refused: %s", reason.text);
+	return 0;
+}
+
+int clock_learn(struct machine *machine, const struct wire *wire, struct problem *problem)
+{
+	struct pvclock_source *source = machine->clock.source;
+	struct pvclock_record record = { 0 };
+	struct pvclock_reason reason = { 0 };
+	struct pvclock_host_time now;
+
+	if (source == NULL)
+		return 0;
+	if (decode(wire, &record, problem) < 0)
+		return -1;
+	bool known = pvclock_host_time_read(pvclock_os_linux(), &now) == 0 &&
+		     pvclock_host_time_same_boot(&record.time, &now) &&
+		     pvclock_source_assume(source, &record.host, &reason) == 0;
+	pvclock_record_clear(&record);
+	if (!known && pvclock_source_learn(source, LEARN_TIMEOUT_NS, &reason) != 0)
+		return fail(problem, "clock: %s", reason.text);
+	return 0;
+}
+
+void clock_set_policy(struct machine *machine, const struct policy_change *change)
+{
+	struct pvclock_policy policy;
+
+	pvclock_vm_get_policy(machine->clock.vm, &policy);
+	policy_apply(change, &policy);
+	pvclock_vm_set_policy(machine->clock.vm, &policy);
+}
+
 int clock_start(struct machine *machine, struct problem *problem)
 {
 	struct pvclock_slope slope;
 
-	if (machine->clock.source != NULL) {
-		struct pvclock_source_state state;
-		pvclock_source_get(machine->clock.source, &state);
-		slope = state.slope;
-	} else {
-		int khz = ioctl(machine->vcpus[0].fd, KVM_GET_TSC_KHZ, 0);
-		if (khz <= 0 || !pvclock_slope_from_khz((uint64_t)khz, &slope))
-			return fail(problem, "KVM_GET_TSC_KHZ: KVM does not know the TSC's rate");
-	}
+	if (clock_slope(machine, &slope, problem) < 0)
+		return -1;
 	int error = pvclock_kvm_start(machine->clock.kvm, &slope);
 	return error == 0 ? 0 : fail(problem, "clock: start: %s", strerror(-error));
 }
 
-int clock_pause(struct machine *machine, struct problem *problem)
+int clock_pause(struct machine *machine, enum pvclock_blackout blackout, struct problem *problem)
 {
 	int error = pvclock_kvm_pause(machine->clock.kvm);
 
-	return error == 0 ? 0 : fail(problem, "clock: pause: %s", strerror(-error));
+	if (error != 0)
+		return fail(problem, "clock: pause: %s", strerror(-error));
+	pvclock_kvm_blackout(machine->clock.kvm, blackout);
+	return 0;
+}
+
+/* How much `ticks` of this host's TSC are in ns, either way; 0 where that is not known. */
+static long long ticks_in_ns(const struct machine *machine, int64_t ticks)
+{
+	struct pvclock_slope slope;
+	struct pvclock_line line;
+	struct problem ignored;
+	uint64_t size = ticks < 0 ? -(uint64_t)ticks : (uint64_t)ticks;
+
+	if (clock_slope(machine, &slope, &ignored) < 0 || !pvclock_line_make(&line, 0, 0, &slope, NULL))
+		return 0;
+	long long ns = (long long)pvclock_line_ns(&line, size);
+	return ticks < 0 ? -ns : ns;
+}
+
+/* One line for a restore, and for a resume that had something to put right. */
+static void say_correction(struct machine *machine, const struct pvclock_correction *correction)
+{
+	const struct pvclock_plan *plan = &machine->clock.plan;
+	char what[160] = "resumed", bound[48] = "exact";
+
+	if (machine->clock.restoring) {
+		if (plan->elapsed.bound_ns == PVCLOCK_ERROR_UNKNOWN)
+			snprintf(bound, sizeof(bound), "bound unknown");
+		else if (plan->elapsed.bound_ns > 0)
+			snprintf(bound, sizeof(bound), "+-%llu ns", (unsigned long long)plan->elapsed.bound_ns);
+		snprintf(what, sizeof(what), "restored after a %s, %s; %lld ns elapsed by %s (%s)",
+			 pvclock_blackout_name(plan->blackout), pvclock_precision_name(plan->precision),
+			 (long long)plan->elapsed.measured_ns, pvclock_timescale_name(plan->elapsed.by), bound);
+	} else if (correction->uncounted_ns == 0 && correction->moved_ticks == 0 && correction->residual_ns == 0) {
+		return;
+	} else {
+		snprintf(what, sizeof(what), "resumed; %llu ns elapsed by tsc (exact)",
+			 (unsigned long long)(correction->counted_ns + correction->uncounted_ns));
+	}
+	fprintf(stderr, "pvclock-vmm: clock: %s: counted %llu ns, not counted %llu ns; line moved %lld ticks (%lld ns) to follow the "
+		"TSC; residual %lld ns\n", what, (unsigned long long)correction->counted_ns,
+		(unsigned long long)correction->uncounted_ns, (long long)correction->moved_ticks,
+		ticks_in_ns(machine, correction->moved_ticks), (long long)correction->residual_ns);
 }
 
 int clock_resume(struct machine *machine, struct pvclock_correction *correction, struct problem *problem)
@@ -151,11 +244,15 @@ int clock_resume(struct machine *machine, struct pvclock_correction *correction,
 
 	*correction = (struct pvclock_correction){ 0 };
 	int error = pvclock_kvm_resume(machine->clock.kvm, correction, &reason);
-	if (error == 0)
-		return 0;
 	/* The guest can run, only not as exactly as promised. */
-	if (error == -ERANGE || error == -ENOTSUP) {
+	if (error == -ERANGE || error == -ENOTSUP)
 		fprintf(stderr, "pvclock-vmm: clock: %s\n", reason.text);
+	if (error == 0 || error == -ERANGE || error == -ENOTSUP) {
+		say_correction(machine, correction);
+		if (machine->clock.restoring)
+			machine->clock.correction = *correction;
+		machine->clock.restored = machine->clock.restored || machine->clock.restoring;
+		machine->clock.restoring = false;
 		return 0;
 	}
 	return fail(problem, "clock: resume: %s", reason.text[0] != '\0' ? reason.text : strerror(-error));
@@ -187,27 +284,26 @@ out:
 	return result;
 }
 
-int clock_restore(struct machine *machine, const struct wire *wire, struct problem *problem)
+int clock_restore(struct machine *machine, const struct wire *wire, enum pvclock_blackout blackout,
+		  const struct pvclock_slope *host, const struct policy_change *change, struct problem *problem)
 {
 	struct pvclock_record record = { 0 };
 	struct pvclock_reason reason = { 0 };
-	size_t size;
-	const void *bytes = wire_find(wire, WIRE_RECORD, 0, &size);
+	int error = 0;
 
-	if (bytes == NULL)
-		return fail(problem, "the state handed over holds no clock record");
-	int error = pvclock_record_decode(bytes, size, &record, &reason);
-	if (error != 0)
-		return fail(problem, "the clock record handed over is refused: %s", reason.text);
-	/* The predecessor proved it on this host; the successor need not learn it again. */
-	if (machine->clock.source != NULL)
+	if (decode(wire, &record, problem) < 0)
+		return -1;
+	if (change != NULL)
+		policy_apply(change, &record.policy);
+	/* A live update: the predecessor proved it on this host; the successor need not learn it again. */
+	if (host == NULL && machine->clock.source != NULL)
 		error = pvclock_source_assume(machine->clock.source, &record.host, &reason);
 	if (error == 0)
-		error = pvclock_kvm_restore(machine->clock.kvm, &record, PVCLOCK_BLACKOUT_LIVE_UPDATE, NULL, NULL,
-					    &reason);
+		error = pvclock_kvm_restore(machine->clock.kvm, &record, blackout, host, &machine->clock.plan, &reason);
 	pvclock_record_clear(&record);
 	if (error != 0)
-		return fail(problem, "the clock record handed over is refused: %s",
+		return fail(problem, "the saved clock record is refused: %s",
 			    reason.text[0] != '\0' ? reason.text : strerror(-error));
+	machine->clock.restoring = true;
 	return 0;
 }

@@ -3,11 +3,16 @@
  * control.c - the control socket: a command a packet in, a JSON object a packet out.
  *
  *   status         {"ok":true, "pid", "mode", "state":"running"|"paused", "vcpus", "stable", "reason", "reason_text",
- *                   "line":{"tsc","ns","mul","shift"} of vCPU 0 or null, "tsc_offset" of vCPU 0 (signed)}
+ *                   "line":{"tsc","ns","mul","shift"} of vCPU 0 or null, "tsc_offset" of vCPU 0 (signed),
+ *                   "policy":{a member for each kind of blackout, "advance_max_ns" or null: no bound, "fall_back"},
+ *                   "restored": null, or of the restore that brought the guest here {"after", "precision", "by", "measured_ns",
+ *                   "bound_ns" or null: unknown, and resume's members}}
  *   pause          {"ok":true}   all vCPUs are out of guest mode
- *   resume         {"ok":true, "residual_ns", "moved_ticks", "tries", "elapsed_ns", "blackout_ns"}
+ *   resume         {"ok":true, "residual_ns", "moved_ticks", "tries", "elapsed_ns", "counted_ns", "uncounted_ns", "blackout_ns"}
  *   update [PATH]  {"ok":true, "pid" (the new one's), "mode", "blackout_ns", "stop_ns", "save_ns", "restore_ns", "clock_ns",
- *                   "residual_ns", "moved_ticks", "tries", "elapsed_ns", "predecessor_died"}, from the new process
+ *                   \"residual_ns\", \"moved_ticks\", \"tries\", \"elapsed_ns\", \"counted_ns\", \"uncounted_ns\", \"predecessor_died\"}, from
+ *                   the new process
+ *   snapshot PATH  {\"ok\":true, \"bytes\", \"save_ns\", \"clock_ns\"}, and of a guest that ran, which goes on, resume's members, too
  *   quit           {"ok":true}   and the process ends
  *
  * Any of them may be answered {"ok":false, "error":"one sentence"}, and nothing has changed: the guest runs on in the process that
@@ -88,9 +93,11 @@ static void refuse(const struct options *options, const char *text)
 
 static void add_correction(struct reply *reply, const struct pvclock_correction *correction)
 {
-	add(reply, ",\"residual_ns\":%lld,\"moved_ticks\":%lld,\"tries\":%u,\"elapsed_ns\":%llu",
+	add(reply, ",\"residual_ns\":%lld,\"moved_ticks\":%lld,\"tries\":%u,\"elapsed_ns\":%llu,\"counted_ns\":%llu,"
+	    "\"uncounted_ns\":%llu",
 	    (long long)correction->residual_ns, (long long)correction->moved_ticks, correction->tries,
-	    (unsigned long long)correction->elapsed_ns);
+	    (unsigned long long)correction->elapsed_ns, (unsigned long long)correction->counted_ns,
+	    (unsigned long long)correction->uncounted_ns);
 }
 
 static uint64_t blackout_of(uint64_t stopped_ns, uint64_t entered_ns)
@@ -116,6 +123,41 @@ void control_say_updated(const struct machine *machine, const struct options *op
 	send_reply(options, &reply);
 }
 
+static void add_policy(struct reply *reply, const struct machine *machine)
+{
+	struct pvclock_policy policy;
+
+	pvclock_vm_get_policy(machine->clock.vm, &policy);
+	add(reply, ",\"policy\":{");
+	for (int i = 0; i < PVCLOCK_BLACKOUT_COUNT; i++)
+		add(reply, "\"%s\":\"%s\",", pvclock_blackout_name((enum pvclock_blackout)i), pvclock_passing_name(policy.on[i]));
+	add(reply, "\"advance_max_ns\":");
+	if (policy.advance_max_ns == UINT64_MAX)
+		add(reply, "null");
+	else
+		add(reply, "%llu", (unsigned long long)policy.advance_max_ns);
+	add(reply, ",\"fall_back\":%s}", policy.fall_back ? "true" : "false");
+}
+
+static void add_restored(struct reply *reply, const struct vmm_clock *clock)
+{
+	const struct pvclock_plan *plan = &clock->plan;
+
+	if (!clock->restored) {
+		add(reply, ",\"restored\":null");
+		return;
+	}
+	add(reply, ",\"restored\":{\"after\":\"%s\",\"precision\":\"%s\",\"by\":\"%s\",\"measured_ns\":%lld,\"bound_ns\":",
+	    pvclock_blackout_name(plan->blackout), pvclock_precision_name(plan->precision),
+	    pvclock_timescale_name(plan->elapsed.by), (long long)plan->elapsed.measured_ns);
+	if (plan->elapsed.bound_ns == PVCLOCK_ERROR_UNKNOWN)
+		add(reply, "null");
+	else
+		add(reply, "%llu", (unsigned long long)plan->elapsed.bound_ns);
+	add_correction(reply, &clock->correction);
+	add(reply, "}");
+}
+
 static void say_status(const struct machine *machine, const struct options *options, bool paused)
 {
 	const struct pvclock_vcpu *first = machine->vcpus[0].clock;
@@ -137,7 +179,10 @@ static void say_status(const struct machine *machine, const struct options *opti
 		    (unsigned long long)line.ns, line.mul, line.shift);
 	else
 		add(&reply, ",\"line\":null");
-	add(&reply, ",\"tsc_offset\":%lld}", (long long)tsc.offset);
+	add(&reply, ",\"tsc_offset\":%lld", (long long)tsc.offset);
+	add_policy(&reply, machine);
+	add_restored(&reply, &machine->clock);
+	add(&reply, "}");
 	send_reply(options, &reply);
 }
 
@@ -158,7 +203,7 @@ static void do_pause(struct session *session)
 		return;
 	}
 	session->stopped_ns = vcpus_pause(session->machine);
-	if (clock_pause(session->machine, &problem) < 0) {
+	if (clock_pause(session->machine, PVCLOCK_BLACKOUT_PAUSE, &problem) < 0) {
 		vcpus_resume(session->machine);
 		refuse(session->options, problem.text);
 		return;
@@ -187,6 +232,50 @@ static void do_resume(struct session *session)
 	add(&reply, "{\"ok\":true");
 	add_correction(&reply, &correction);
 	add(&reply, ",\"blackout_ns\":%llu}", (unsigned long long)blackout_of(session->stopped_ns, entered_ns));
+	send_reply(session->options, &reply);
+}
+
+/* What fails leaves the file that was there, and the guest as it was: running, or paused. */
+static void do_snapshot(struct session *session, const char *path)
+{
+	struct machine *machine = session->machine;
+	struct pvclock_correction correction;
+	struct snapshot_cost cost = { 0 };
+	struct reply reply = { .length = 0 };
+	struct problem problem, resume;
+	uint64_t stopped_ns = 0, entered_ns = 0;
+
+	if (!session->paused) {
+		stopped_ns = vcpus_pause(machine);
+		if (clock_pause(machine, PVCLOCK_BLACKOUT_PAUSE, &problem) < 0) {
+			vcpus_resume(machine);
+			refuse(session->options, problem.text);
+			return;
+		}
+	}
+	fault_reached(&session->options->fault, "snapshot:paused");
+	struct snapshot_saver *saver = snapshot_write(machine, session->options, path, &cost, &problem);
+	if (!session->paused) {
+		if (clock_resume(machine, &correction, &resume) < 0) {
+			session->paused = true; /* `resume` tries again */
+			session->stopped_ns = stopped_ns;
+			fprintf(stderr, "pvclock-vmm: %s\n", resume.text);
+		} else {
+			entered_ns = vcpus_resume(machine);
+			fault_reached(&session->options->fault, "snapshot:resumed");
+		}
+	}
+	if (saver == NULL || snapshot_commit(saver, session->options, &problem) < 0) {
+		refuse(session->options, problem.text);
+		return;
+	}
+	add(&reply, "{\"ok\":true,\"bytes\":%llu,\"save_ns\":%llu,\"clock_ns\":%llu", (unsigned long long)cost.bytes,
+	    (unsigned long long)cost.save_ns, (unsigned long long)cost.clock_ns);
+	if (entered_ns != 0) {
+		add_correction(&reply, &correction);
+		add(&reply, ",\"blackout_ns\":%llu", (unsigned long long)blackout_of(stopped_ns, entered_ns));
+	}
+	add(&reply, "}");
 	send_reply(session->options, &reply);
 }
 
@@ -221,13 +310,15 @@ static bool obey(struct session *session, char *command)
 		do_update(session, SELF);
 	} else if (strncmp(command, "update ", 7) == 0) {
 		do_update(session, command + 7);
+	} else if (strncmp(command, "snapshot ", 9) == 0) {
+		do_snapshot(session, command + 9);
 	} else if (strcmp(command, "quit") == 0) {
 		struct reply reply = { .length = 0 };
 		add(&reply, "{\"ok\":true}");
 		send_reply(session->options, &reply);
 		return false;
 	} else {
-		refuse(session->options, "unknown command: say status, pause, resume, update [PATH] or quit");
+		refuse(session->options, "unknown command: say status, pause, resume, update [PATH], snapshot PATH or quit");
 	}
 	return true;
 }

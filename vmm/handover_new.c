@@ -20,7 +20,7 @@ static int prepare(struct machine *machine, const struct options *options, struc
 		       0;
 }
 
-/* Step 5. Order: all but the clock, then TSCs and clock, then what counts in TSC ticks. */
+/* Step 5. Order: all but the clock, so that each APIC's timer is in its mode; then TSCs, clock, and what counts in TSC ticks. */
 static int restore(struct machine *machine, int fd, size_t length, struct blackout *blackout, struct problem *problem)
 {
 	struct wire wire;
@@ -30,10 +30,8 @@ static int restore(struct machine *machine, int fd, size_t length, struct blacko
 		result = machine_restore(machine, &wire, problem);
 	uint64_t begun = monotonic_ns();
 	if (result == 0)
-		result = clock_restore(machine, &wire, problem);
+		result = clock_restore(machine, &wire, PVCLOCK_BLACKOUT_LIVE_UPDATE, NULL, NULL, problem);
 	blackout->clock_ns += monotonic_ns() - begun;
-	for (uint32_t i = 0; i < machine->vcpu_count && result == 0; i++)
-		result = vcpu_state_restore_deadline(&machine->vcpus[i], &wire, problem);
 	if (result == 0)
 		vcpus_settle(machine);
 	wire_clear(&wire);

@@ -190,7 +190,7 @@ static int stop_and_save(struct machine *machine, struct options *options, struc
 	handover->blackout.stopped_ns = vcpus_pause(machine);
 	uint64_t stopped = monotonic_ns();
 	handover->blackout.stop_ns = stopped - handover->blackout.stopped_ns;
-	if (clock_pause(machine, problem) < 0) {
+	if (clock_pause(machine, PVCLOCK_BLACKOUT_LIVE_UPDATE, problem) < 0) {
 		vcpus_resume(machine);
 		wire_clear(&wire);
 		return -1;

@@ -26,6 +26,7 @@
 #define IDENTITY_MAP_GPA 0xfffbc000ull
 
 #define CPUID_ENTRIES_MAX 256u
+#define CPUID_1_ECX_TSC_DEADLINE (1u << 24) /* Intel SDM 2A, CPUID */
 #define KVM_LEAF_SIGNATURE 0x40000000u
 #define KVM_LEAF_FEATURES 0x40000001u
 #define KVM_CLOCK_FEATURES ((1u << KVM_FEATURE_BIT_OLD) | (1u << KVM_FEATURE_BIT_NEW) | (1u << KVM_FEATURE_BIT_STABLE))
@@ -182,6 +183,10 @@ static struct kvm_cpuid2 *supported_cpuid(struct machine *machine, struct proble
 		free(cpuid);
 		return NULL;
 	}
+	/* Older kernels leave this one to who made the interrupt controllers (KVM api.rst, KVM_GET_SUPPORTED_CPUID). */
+	struct kvm_cpuid_entry2 *basic = leaf_of(cpuid, 1);
+	if (basic != NULL && ioctl(machine->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0)
+		basic->ecx |= CPUID_1_ECX_TSC_DEADLINE;
 	struct kvm_cpuid_entry2 *signature = leaf_of(cpuid, KVM_LEAF_SIGNATURE);
 	if (signature != NULL) {
 		if (signature->eax < KVM_LEAF_FEATURES)
@@ -290,7 +295,7 @@ int machine_restore(struct machine *machine, const struct wire *wire, struct pro
 		const void *saved = wire_find(wire, WIRE_IRQCHIP, chip, &size);
 
 		if (saved == NULL || size != sizeof(irqchip))
-			return fail(problem, "the state handed over holds no interrupt controller %u", chip);
+			return fail(problem, "the saved state holds no interrupt controller %u", chip);
 		memcpy(&irqchip, saved, sizeof(irqchip));
 		irqchip.chip_id = chip;
 		if (ioctl(machine->vm_fd, KVM_SET_IRQCHIP, &irqchip) < 0)

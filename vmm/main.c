@@ -19,30 +19,41 @@
 
 static const char help[] =
 	"Usage: pvclock-vmm [OPTION]... PAYLOAD\n"
+	"       pvclock-vmm [OPTION]... --restore FILE\n"
 	"Runs PAYLOAD (a static x86-64 ELF, or flat code for address 0x800000) in 64-bit mode on every vCPU, with a\n"
 	"clock that pvclock keeps. What the guest writes to port 0x3f8 goes to stdout; a byte written to port 0xf4 ends it\n"
 	"and is the exit code (1 also: it could not run or broke; 2: wrong usage).\n"
 	"\n"
-	"  -c, --vcpus N             vCPUs, 1 to 16 (1)\n"
-	"  -m, --memory MIB          guest memory, 16 to 1024, even (32, or what --memory-fd holds)\n"
+	"  -c, --vcpus N             vCPUs, 1 to 16 (1, or FILE's)\n"
+	"  -m, --memory MIB          guest memory, 16 to 1024, even (32, or FILE's, or what --memory-fd holds)\n"
 	"  -M, --mode MODE           own: this program writes the clock's pages; steer: KVM does, this program aims it;\n"
 	"                            stock: KVM alone; auto: the first of these that can be had (auto)\n"
+	"  -r, --restore FILE        goes on from a snapshot\n"
+	"      --as KIND             what came between: snapshot or migration; the policy has a word for each (snapshot)\n"
+	"  -p, --policy KEY=VALUE    what the clocks do about time in which the guest did not run; may be given again.\n"
+	"                            pause, live-update, migration, snapshot, suspend: advance or freeze;\n"
+	"                            advance_max_ns: of a longer time only so much is counted; fall_back: true or false\n"
 	"  -h, --help                this text\n"
 	"  -V, --version             the version\n"
 	"\n"
 	"For programs and tests:\n"
 	"      --memory-fd FD        guest memory is this memfd, so that others can map it too\n"
-	"      --control FD          a SOCK_SEQPACKET socket: status, pause, resume, update [PATH], quit; JSON replies\n"
+	"      --control FD          a SOCK_SEQPACKET socket: status, pause, resume, update [PATH], snapshot PATH,\n"
+	"                            quit; JSON replies\n"
 	"      --handover-timeout S  how long an update's sides wait for each other (5)\n"
-	"      --list-steps          the steps of an update, and who has the guest after a crash at each\n"
-	"      --crash-at SIDE:STEP  the old or new side of the next update dies there\n"
+	"      --list-steps          the steps of an update, and who has the guest after a crash at each; of a snapshot\n"
+	"      --crash-at SIDE:STEP  the old or new side of the next update dies there, or whoever takes that step of a snapshot\n"
 	"      --hang-at SIDE:STEP   ... stops there for ever\n"
 	"      --corrupt-record BIT  the next update hands over a record with this bit flipped\n"
+	"      --same-boot           --restore takes the record's slope for this host's, if it was saved on this boot, instead\n"
+	"                            of proving it (0.3 to 1 s)\n"
 	"\n"
 	"Example: pvclock-vmm --vcpus 2 --mode own clock.elf\n";
 
 enum long_option {
 	OPTION_MEMORY_FD = 256,
+	OPTION_AS,
+	OPTION_SAME_BOOT,
 	OPTION_CONTROL,
 	OPTION_TIMEOUT,
 	OPTION_LIST_STEPS,
@@ -57,6 +68,10 @@ static const struct option long_options[] = {
 	{ "vcpus", required_argument, NULL, 'c' },
 	{ "memory", required_argument, NULL, 'm' },
 	{ "mode", required_argument, NULL, 'M' },
+	{ "restore", required_argument, NULL, 'r' },
+	{ "as", required_argument, NULL, OPTION_AS },
+	{ "policy", required_argument, NULL, 'p' },
+	{ "same-boot", no_argument, NULL, OPTION_SAME_BOOT },
 	{ "help", no_argument, NULL, 'h' },
 	{ "version", no_argument, NULL, 'V' },
 	{ "memory-fd", required_argument, NULL, OPTION_MEMORY_FD },
@@ -122,6 +137,14 @@ static int parse_point(const char *name, const char *text, const char **point, s
 	return 0;
 }
 
+static int parse_as(const char *text, enum pvclock_blackout *blackout, struct problem *problem)
+{
+	if (pvclock_blackout_parse(text, blackout) &&
+	    (*blackout == PVCLOCK_BLACKOUT_SNAPSHOT || *blackout == PVCLOCK_BLACKOUT_MIGRATION))
+		return 0;
+	return fail(problem, "--as %s: give snapshot or migration", text);
+}
+
 /* 0: run; 1: done already; -1. */
 static int parse_options(int argc, char **argv, struct options *options, struct problem *problem)
 {
@@ -129,7 +152,7 @@ static int parse_options(int argc, char **argv, struct options *options, struct 
 	int option, result = 0;
 
 	*options = (struct options){
-		.vcpus = 1,
+		.restore_as = PVCLOCK_BLACKOUT_SNAPSHOT,
 		.memory_fd = -1,
 		.control_fd = -1,
 		.successor_fd = -1,
@@ -137,7 +160,7 @@ static int parse_options(int argc, char **argv, struct options *options, struct 
 		.handover_timeout_ns = HANDOVER_TIMEOUT_DEFAULT_S * 1000000000ull,
 		.fault.corrupt_bit = -1,
 	};
-	while (result == 0 && (option = getopt_long(argc, argv, "c:m:M:hV", long_options, NULL)) != -1) {
+	while (result == 0 && (option = getopt_long(argc, argv, "c:m:M:r:p:hV", long_options, NULL)) != -1) {
 		switch (option) {
 		case 'c':
 			result = parse_number("--vcpus", optarg, 1, VMM_VCPUS_MAX, &number, problem);
@@ -149,6 +172,18 @@ static int parse_options(int argc, char **argv, struct options *options, struct 
 			break;
 		case 'M':
 			result = parse_mode(optarg, &options->mode, problem);
+			break;
+		case 'r':
+			options->restore_path = optarg;
+			break;
+		case OPTION_AS:
+			result = parse_as(optarg, &options->restore_as, problem);
+			break;
+		case 'p':
+			result = policy_parse(optarg, &options->policy, problem);
+			break;
+		case OPTION_SAME_BOOT:
+			options->same_boot = true;
 			break;
 		case 'h':
 			fputs(help, stdout);
@@ -197,6 +232,11 @@ static int parse_options(int argc, char **argv, struct options *options, struct 
 				    "socket's update");
 		return 0;
 	}
+	if (options->restore_path != NULL)
+		return argc == optind ? 0 :
+					fail(problem, "%s: a guest that is restored has its payload already", argv[optind]);
+	if (options->vcpus == 0)
+		options->vcpus = 1;
 	if (argc - optind != 1)
 		return fail(problem, "give one payload to run: see pvclock-vmm --help");
 	options->payload = argv[optind];
@@ -211,25 +251,28 @@ static int begin(struct machine *machine, const struct options *options, struct 
 	    clock_attach(machine, options->mode, true, problem) < 0 || vcpus_start(machine, problem) < 0 ||
 	    clock_start(machine, problem) < 0)
 		return -1;
+	clock_set_policy(machine, &options->policy);
 	vcpus_resume(machine);
 	return 0;
 }
 
 int main(int argc, char **argv)
 {
-	static struct machine machine;
+	static struct machine machine = { .kvm_fd = -1, .vm_fd = -1, .memory_fd = -1, .event_fd = -1 };
 	struct options options;
 	struct problem problem = { "" };
 
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGXFSZ, SIG_IGN); /* a snapshot that may not grow so large is to be an error */
 	int parsed = parse_options(argc, argv, &options, &problem);
 	if (parsed != 0) {
 		if (parsed < 0)
 			fprintf(stderr, "pvclock-vmm: %s\n", problem.text);
 		return parsed < 0 ? EXIT_USAGE : 0;
 	}
-	int begun = options.successor_fd >= 0 ? handover_from(&machine, &options, &problem) :
-						begin(&machine, &options, &problem);
+	int begun = options.successor_fd >= 0       ? handover_from(&machine, &options, &problem) :
+		    options.restore_path != NULL ? snapshot_begin(&machine, &options, &problem) :
+						   begin(&machine, &options, &problem);
 	int code = EXIT_FAILED;
 	if (begun < 0)
 		fprintf(stderr, "pvclock-vmm: %s\n", problem.text);

@@ -28,6 +28,14 @@ struct vmm_ring_entry {
 	uint16_t vcpu;
 };
 
+/*
+ * What the guest deadlines.elf logs, as enum pvclock_read has no such results. ASKED, when it is armed: .ns is the time
+ * asked for, .tsc the tick armed. TAKEN, at the interrupt: .ns and .tsc are the clock then. One after the other.
+ */
+#define VMM_DEADLINE_ASKED 0x80u
+#define VMM_DEADLINE_TAKEN 0x81u
+#define VMM_DEADLINES_NONE 3u /* its exit code where it has no TSC-deadline timer */
+
 /* One writer (the vCPU), one reader (the judge). A full ring drops the entry: the read still counts. */
 struct vmm_ring {
 	_Atomic uint64_t head;  /* entries ever written, by the guest */
@@ -39,7 +47,8 @@ struct vmm_ring {
 	_Atomic uint64_t unstable;        /* readings without TSC_STABLE */
 	_Atomic uint64_t stopped;         /* GUEST_STOPPED seen and cleared */
 	_Atomic uint64_t gp_faults;       /* #GP taken (hostile guest) */
-	uint64_t pad[7];
+	_Atomic uint64_t again;           /* deadlines armed by a line that had just gone, and armed again */
+	uint64_t pad[6];
 	struct vmm_ring_entry entries[VMM_RING_ENTRIES];
 };
 

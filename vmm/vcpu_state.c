@@ -13,6 +13,7 @@
 #include <sys/ioctl.h>
 
 #define MSR_IA32_TSC 0x10u
+#define MSR_IA32_TSC_ADJUST 0x3bu
 #define MSR_IA32_TSC_DEADLINE 0x6e0u
 #define MSR_INDEX_MAX 4096u
 
@@ -44,8 +45,9 @@ struct one_msr {
 
 static bool is_clock_msr(uint32_t msr)
 {
-	return msr == MSR_IA32_TSC || msr == MSR_IA32_TSC_DEADLINE || msr == PVCLOCK_MSR_WALL_CLOCK_OLD ||
-	       msr == PVCLOCK_MSR_SYSTEM_TIME_OLD || msr == PVCLOCK_MSR_WALL_CLOCK || msr == PVCLOCK_MSR_SYSTEM_TIME;
+	return msr == MSR_IA32_TSC || msr == MSR_IA32_TSC_ADJUST || msr == MSR_IA32_TSC_DEADLINE ||
+	       msr == PVCLOCK_MSR_WALL_CLOCK_OLD || msr == PVCLOCK_MSR_SYSTEM_TIME_OLD ||
+	       msr == PVCLOCK_MSR_WALL_CLOCK || msr == PVCLOCK_MSR_SYSTEM_TIME;
 }
 
 /*
@@ -103,21 +105,6 @@ static int save_msrs(struct vcpu *vcpu, struct wire *wire, struct problem *probl
 	return 0;
 }
 
-/* Before the local APIC: a timer that fires between the two is then saved twice, not never. */
-static int save_deadline(struct vcpu *vcpu, struct wire *wire, struct problem *problem)
-{
-	struct one_msr *deadline = wire_add(wire, WIRE_TSC_DEADLINE, vcpu->index, sizeof(*deadline), problem);
-
-	if (deadline == NULL)
-		return -1;
-	deadline->header.nmsrs = 1;
-	deadline->entry.index = MSR_IA32_TSC_DEADLINE;
-	/* 0 got: this KVM has no deadline timer, and there is none to restore. */
-	if (ioctl(vcpu->fd, KVM_GET_MSRS, deadline) != 1)
-		deadline->header.nmsrs = 0;
-	return 0;
-}
-
 static int save_xsave(struct vcpu *vcpu, struct wire *wire, struct problem *problem)
 {
 	size_t size = vcpu->machine->xsave_size;
@@ -135,8 +122,6 @@ static int save_xsave(struct vcpu *vcpu, struct wire *wire, struct problem *prob
 
 int vcpu_state_save(struct vcpu *vcpu, struct wire *wire, struct problem *problem)
 {
-	if (save_deadline(vcpu, wire, problem) < 0)
-		return -1;
 	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
 		void *space = wire_add(wire, parts[i].kind, vcpu->index, parts[i].size, problem);
 		if (space == NULL)
@@ -156,7 +141,7 @@ static const void *section_of(const struct vcpu *vcpu, const struct wire *wire, 
 
 	if (section != NULL && size == expected)
 		return section;
-	fail(problem, "the state handed over holds no %s of this kernel's size for vCPU %u", name, vcpu->index);
+	fail(problem, "the saved state holds no %s of this kernel's size for vCPU %u", name, vcpu->index);
 	return NULL;
 }
 
@@ -178,7 +163,7 @@ static int restore_msrs(struct vcpu *vcpu, const struct wire *wire, struct probl
 
 	if (msrs == NULL || size < sizeof(*msrs) || msrs->nmsrs > MSR_INDEX_MAX ||
 	    size != sizeof(*msrs) + msrs->nmsrs * sizeof(msrs->entries[0]))
-		return fail(problem, "the state handed over holds no MSRs for vCPU %u", vcpu->index);
+		return fail(problem, "the saved state holds no MSRs for vCPU %u", vcpu->index);
 	int set = ioctl(vcpu->fd, KVM_SET_MSRS, msrs);
 	if (set < 0 || (uint32_t)set != msrs->nmsrs)
 		return fail(problem, "KVM_SET_MSRS of vCPU %u: refused MSR %#x", vcpu->index,
@@ -202,20 +187,5 @@ int vcpu_state_restore(struct vcpu *vcpu, const struct wire *wire, struct proble
 		if (parts[i].kind == WIRE_LAPIC && restore_msrs(vcpu, wire, problem) < 0)
 			return -1;
 	}
-	return 0;
-}
-
-int vcpu_state_restore_deadline(struct vcpu *vcpu, const struct wire *wire, struct problem *problem)
-{
-	const struct one_msr *deadline =
-		section_of(vcpu, wire, WIRE_TSC_DEADLINE, sizeof(*deadline), "TSC deadline", problem);
-
-	if (deadline == NULL)
-		return -1;
-	/* 0 is "not armed", and writing it would disarm a one-shot timer of the APIC's other mode. */
-	if (deadline->header.nmsrs != 1 || deadline->entry.data == 0)
-		return 0;
-	if (ioctl(vcpu->fd, KVM_SET_MSRS, deadline) != 1)
-		return fail(problem, "vCPU %u: its TSC deadline could not be armed again", vcpu->index);
 	return 0;
 }

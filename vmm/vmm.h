@@ -32,11 +32,22 @@ struct fault_plan {
 	int64_t corrupt_bit;            /* of the record that an update hands over; -1: none */
 };
 
+/* What --policy said; the rest stays as it is. */
+struct policy_change {
+	bool on[PVCLOCK_BLACKOUT_COUNT], advance_max, fall_back;
+	struct pvclock_policy to;
+};
+
 struct options {
-	uint32_t vcpus;
+	uint32_t vcpus;       /* 0: not said */
 	uint64_t memory_size; /* 0: not said */
+
 	enum pvclock_mode mode;
 	const char *payload;
+	const char *restore_path;        /* a snapshot to start from, or NULL */
+	enum pvclock_blackout restore_as;
+	bool same_boot;                  /* its record's slope is taken for this host's, if the record is of this boot */
+	struct policy_change policy;
 	int memory_fd, control_fd;    /* inherited, or -1 */
 	int successor_fd, commit_fd;  /* a live update's new side; else -1 */
 	uint64_t handover_timeout_ns;
@@ -55,12 +66,12 @@ enum wire_kind {
 	WIRE_DEBUGREGS,
 	WIRE_LAPIC,
 	WIRE_MSRS,
-	WIRE_TSC_DEADLINE,
 	WIRE_MP_STATE,
 	WIRE_EVENTS,
 };
 
 #define WIRE_SIZE_MAX (16u << 20)
+#define WIRE_SUM 0xcbf29ce484222325ull
 
 struct wire {
 	uint8_t *bytes;
@@ -71,7 +82,11 @@ struct wire {
 int wire_begin(struct wire *wire, struct problem *problem);
 /* Appends a section and returns its zeroed, 8-byte aligned space, valid until the next one; NULL: no memory. */
 void *wire_add(struct wire *wire, enum wire_kind kind, uint32_t index, size_t size, struct problem *problem);
-/* To and from `offset` of a file of at least WIRE_SIZE_MAX bytes after it. */
+/* Streams: start with WIRE_SUM, and give sizes that are multiples of 8. */
+uint64_t wire_checksum(uint64_t sum, const void *bytes, size_t size);
+/* The header, after the last section: wire->bytes is then the state. */
+void wire_seal(struct wire *wire);
+/* To and from `offset` of a file. wire_write seals. */
 int wire_write(struct wire *wire, int fd, off_t offset, struct problem *problem);
 int wire_open(struct wire *wire, int fd, off_t offset, size_t length, struct problem *problem);
 const void *wire_find(const struct wire *wire, enum wire_kind kind, uint32_t index, size_t *size);
@@ -99,6 +114,10 @@ struct vmm_clock {
 	struct pvclock_vm *vm;
 	struct pvclock_kvm *kvm;
 	struct pvclock_source *source; /* NULL: the host has no line */
+	struct pvclock_plan plan;      /* of the restore that brought the guest here ... */
+	bool restoring;                /* ... which the next resume ends */
+	struct pvclock_correction correction; /* what that made of it; all 0: the guest began here */
+	bool restored;
 };
 
 struct machine {
@@ -147,18 +166,66 @@ uint64_t vcpus_resume(struct machine *machine);
 int vcpu_state_prepare(struct machine *machine, struct problem *problem);
 int vcpu_state_save(struct vcpu *vcpu, struct wire *wire, struct problem *problem);
 int vcpu_state_restore(struct vcpu *vcpu, const struct wire *wire, struct problem *problem);
-/* After the clock is back: a deadline is in TSC ticks. */
-int vcpu_state_restore_deadline(struct vcpu *vcpu, const struct wire *wire, struct problem *problem);
 
 /* --- the clock: all that this program asks of the library (clock.c) ------------------------- */
 
 int clock_attach(struct machine *machine, enum pvclock_mode asked, bool learn, struct problem *problem);
 void clock_detach(struct machine *machine);
 int clock_start(struct machine *machine, struct problem *problem);
-int clock_pause(struct machine *machine, struct problem *problem);
+int clock_pause(struct machine *machine, enum pvclock_blackout blackout, struct problem *problem);
 int clock_resume(struct machine *machine, struct pvclock_correction *correction, struct problem *problem);
 int clock_save(struct machine *machine, struct wire *wire, int64_t corrupt_bit, struct problem *problem);
-int clock_restore(struct machine *machine, const struct wire *wire, struct problem *problem);
+/* `host`: this host's own slope, or NULL for the record's; `change`: of the record's policy, or NULL. */
+int clock_restore(struct machine *machine, const struct wire *wire, enum pvclock_blackout blackout,
+		  const struct pvclock_slope *host, const struct policy_change *change, struct problem *problem);
+/* This host's own slope, proven or as well as it is known. */
+int clock_slope(const struct machine *machine, struct pvclock_slope *slope, struct problem *problem);
+/* Takes the slope of a state's record, if it was saved on this boot of this host; else proves this host's. */
+int clock_learn(struct machine *machine, const struct wire *wire, struct problem *problem);
+void clock_set_policy(struct machine *machine, const struct policy_change *change);
+
+/* --- policies (policy.c) -------------------------------------------------------------------------- */
+
+/* One KEY=VALUE. */
+int policy_parse(const char *text, struct policy_change *change, struct problem *problem);
+void policy_apply(const struct policy_change *change, struct pvclock_policy *policy);
+
+/* --- snapshots (snapshot_save.c, snapshot_load.c) ---------------------------------------------------- */
+
+/* What a save took, for the reply. */
+struct snapshot_cost {
+	uint64_t bytes;    /* of the file */
+	uint64_t save_ns;  /* state, record and memory written, the guest stopped */
+	uint64_t clock_ns; /* the clock's share of that */
+};
+
+struct snapshot_saver;
+
+/* A paused machine, whole, under a temporary name; the file is not there yet. NULL: *problem. */
+struct snapshot_saver *snapshot_write(struct machine *machine, const struct options *options, const char *path,
+				      struct snapshot_cost *cost, struct problem *problem);
+/* Makes it last and gives it its name: the guest may run meanwhile. Frees. */
+int snapshot_commit(struct snapshot_saver *saver, const struct options *options, struct problem *problem);
+
+struct snapshot {
+	int fd;
+	const char *path;
+	uint32_t vcpus;
+	uint64_t memory_size;
+	struct wire wire;
+	struct snapshot_extent *extents;
+	uint64_t extent_count;
+	uint64_t memory_offset, checksum, checksum_before; /* of the memory's bytes in the file; of the file; of what precedes them */
+};
+
+/* Reads all of it and believes it only then. */
+int snapshot_open(struct snapshot *snapshot, const char *path, struct problem *problem);
+/* What is not in it reads as 0. */
+int snapshot_load_memory(const struct snapshot *snapshot, struct machine *machine, struct problem *problem);
+void snapshot_close(struct snapshot *snapshot);
+
+/* A new machine from options->restore_path, running. */
+int snapshot_begin(struct machine *machine, struct options *options, struct problem *problem);
 
 /* --- control and live update (control.c, handover_old.c, handover_new.c, fault.c) ------------------------------- */
 

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #define WIRE_MAGIC 0x656d6d766b6c6370ull /* "pclkvmme", little-endian */
-#define WIRE_VERSION 1u
+#define WIRE_VERSION 2u
 
 struct wire_header {
 	uint64_t magic;
@@ -31,9 +31,9 @@ struct wire_section {
 };
 
 /* FNV-1a's prime over 64-bit words: against accidents, not against forgers, and fast enough to stand in a blackout. */
-static uint64_t checksum_of(const uint8_t *bytes, size_t size)
+uint64_t wire_checksum(uint64_t sum, const void *from, size_t size)
 {
-	uint64_t sum = 0xcbf29ce484222325ull;
+	const uint8_t *bytes = from;
 
 	for (size_t i = 0; i + 8 <= size; i += 8) {
 		uint64_t word;
@@ -85,18 +85,24 @@ void *wire_add(struct wire *wire, enum wire_kind kind, uint32_t index, size_t si
 	return space;
 }
 
-int wire_write(struct wire *wire, int fd, off_t offset, struct problem *problem)
+void wire_seal(struct wire *wire)
 {
 	struct wire_header header = {
 		.magic = WIRE_MAGIC,
 		.version = WIRE_VERSION,
 		.sections = wire->sections,
 		.length = wire->size,
-		.checksum = checksum_of(wire->bytes + sizeof(header), wire->size - sizeof(header)),
+		.checksum = wire_checksum(WIRE_SUM, wire->bytes + sizeof(header), wire->size - sizeof(header)),
 	};
-	size_t done = 0;
 
 	memcpy(wire->bytes, &header, sizeof(header));
+}
+
+int wire_write(struct wire *wire, int fd, off_t offset, struct problem *problem)
+{
+	size_t done = 0;
+
+	wire_seal(wire);
 	/* Not through a mapping: that there is no memory for it is to be an error, not a signal. */
 	while (done < wire->size) {
 		ssize_t written = pwrite(fd, wire->bytes + done, wire->size - done, offset + (off_t)done);
@@ -116,26 +122,26 @@ static int check(struct wire *wire, struct problem *problem)
 
 	memcpy(&header, wire->bytes, sizeof(header));
 	if (header.magic != WIRE_MAGIC)
-		return fail(problem, "the state handed over is not a state of this VMM");
+		return fail(problem, "the saved state is not a state of this VMM");
 	if (header.version != WIRE_VERSION)
-		return fail(problem, "the state handed over has version %u, and this VMM reads version %u: update "
+		return fail(problem, "the saved state has version %u, and this VMM reads version %u: update "
 			    "through a release that knows both", header.version, WIRE_VERSION);
 	if (header.length != wire->size ||
-	    header.checksum != checksum_of(wire->bytes + sizeof(header), wire->size - sizeof(header)))
-		return fail(problem, "the state handed over is damaged (length or checksum)");
+	    header.checksum != wire_checksum(WIRE_SUM, wire->bytes + sizeof(header), wire->size - sizeof(header)))
+		return fail(problem, "the saved state is damaged (length or checksum)");
 	for (uint32_t i = 0; i < header.sections; i++) {
 		struct wire_section section;
 
 		if (wire->size - at < sizeof(section))
-			return fail(problem, "the state handed over ends inside section %u", i);
+			return fail(problem, "the saved state ends inside section %u", i);
 		memcpy(&section, wire->bytes + at, sizeof(section));
 		at += sizeof(section);
 		if (section.length > wire->size - at || padded(section.length) > wire->size - at)
-			return fail(problem, "the state handed over ends inside section %u", i);
+			return fail(problem, "the saved state ends inside section %u", i);
 		at += padded(section.length);
 	}
 	if (at != wire->size)
-		return fail(problem, "the state handed over has %zu bytes too many", wire->size - at);
+		return fail(problem, "the saved state has %zu bytes too many", wire->size - at);
 	wire->sections = header.sections;
 	return 0;
 }
@@ -144,7 +150,7 @@ int wire_open(struct wire *wire, int fd, off_t offset, size_t length, struct pro
 {
 	*wire = (struct wire){ 0 };
 	if (length < sizeof(struct wire_header) || length > WIRE_SIZE_MAX || length % 8 != 0)
-		return fail(problem, "the state handed over cannot have %zu bytes", length);
+		return fail(problem, "the saved state cannot have %zu bytes", length);
 	wire->size = wire->capacity = length;
 	wire->bytes = malloc(wire->size);
 	if (wire->bytes == NULL)
@@ -155,7 +161,7 @@ int wire_open(struct wire *wire, int fd, off_t offset, size_t length, struct pro
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got <= 0)
-			return fail(problem, "the state handed over cannot be read");
+			return fail(problem, "the saved state cannot be read");
 		done += (size_t)got;
 	}
 	return check(wire, problem);

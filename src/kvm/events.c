@@ -103,7 +103,7 @@ static int set_back(struct pvclock_kvm *kvm, struct pvclock_host_tsc then, struc
  * What the policy says about the time since the blackout began, or since a restore has dealt with what was before. The TSC
  * and the clock count it by themselves: what is not to be counted is taken back.
  */
-static int pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason)
+int pvclock_kvm_pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason)
 {
 	struct pvclock_host_tsc now = kvm->os->ops->read_tsc(kvm->os->ctx), then = kvm->last;
 	struct pvclock_policy policy;
@@ -126,6 +126,7 @@ static int pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason)
 	}
 	kvm->counted_ns += ns < allowed ? ns : allowed;
 	kvm->uncounted_ns += ns < allowed ? 0 : ns - allowed;
+	kvm->last = now;
 	return error;
 }
 
@@ -155,7 +156,7 @@ int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corre
 
 	pvclock_reason_clear(reason);
 	*into = (struct pvclock_correction){ 0 };
-	error = pass_time(kvm, reason);
+	error = pvclock_kvm_pass_time(kvm, reason);
 	if (error)
 		return error;
 	error = kvm->mode->resume(kvm, into, reason);
@@ -202,7 +203,20 @@ int pvclock_kvm_settle(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu)
 {
 	const struct kvm_vcpu *found = pvclock_kvm_find_vcpu(kvm, pvclock_vcpu_index(vcpu));
 
+	uint64_t deadline = 0;
+	int error, armed;
+
 	if (kvm->mode->mode != PVCLOCK_MODE_STEER)
 		return 0;
-	return found ? settle(kvm, found->fd) : -ENOENT;
+	if (!found)
+		return -ENOENT;
+	/* On its way KVM would take a timer's interrupt by a clock that the resume may yet set back: it is armed afterwards. */
+	if (pvclock_kvm_get_msr(kvm, found, MSR_IA32_TSC_DEADLINE, &deadline))
+		deadline = 0;
+	error = deadline ? pvclock_kvm_set_msr(kvm, found, MSR_IA32_TSC_DEADLINE, 0) : 0;
+	if (error)
+		return error;
+	error = settle(kvm, found->fd);
+	armed = deadline ? pvclock_kvm_set_msr(kvm, found, MSR_IA32_TSC_DEADLINE, deadline) : 0;
+	return error ? error : armed;
 }

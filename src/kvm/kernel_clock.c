@@ -75,6 +75,24 @@ static void declare_flags(struct pvclock_kvm *kvm, uint8_t flags)
 }
 
 /*
+ * The kernel's clock is still the engine's line, whatever the page says. The kernel writes a page when its vCPU enters, so that of
+ * one that was stopped again before it did is still what settling left in it.
+ */
+static bool still_holds(const struct pvclock_kvm *kvm, const struct pvclock_line *kernel, const struct pvclock_line *page)
+{
+	struct pvclock_line known;
+	int64_t apart;
+
+	if (pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &known))
+		return false;
+	if (!(known.mul == kernel->mul && known.shift == kernel->shift) &&
+	    !(page && known.mul == page->mul && known.shift == page->shift))
+		return false;
+	apart = (int64_t)(kernel->ns - pvclock_line_ns(&known, kernel->tsc));
+	return apart >= -1 && apart <= 1;
+}
+
+/*
  * Follows the kernel: the engine's line becomes what the guest reads now. A line that already says the same to 1 ns
  * stays, so that one nanosecond an event does not add up.
  */
@@ -95,6 +113,11 @@ int pvclock_kernel_clock_learn(struct pvclock_kvm *kvm)
 		return error;
 	if (error && !has_page)
 		return -ENODATA;
+	if (error == 0 && still_holds(kvm, &line, has_page ? &page : NULL)) {
+		if (has_page)
+			declare_flags(kvm, flags);
+		return 0;
+	}
 	if (has_page && (error || believable(&page, &line))) {
 		line = page;
 		kvm->from_page = true;

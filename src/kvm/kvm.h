@@ -103,6 +103,9 @@ uint8_t pvclock_kvm_frac_bits(const struct pvclock_os *os);
 /* The offset alone, again: a guest that wrote its TSC has changed it. */
 int pvclock_kvm_reread_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu);
 
+/* events.c: what the policy says about the blackout up to now */
+int pvclock_kvm_pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason);
+
 /* kernel_clock.c: what steer and stock share: the kernel publishes, and the engine follows it */
 int pvclock_kernel_clock_learn(struct pvclock_kvm *kvm);
 int pvclock_kernel_clock_save(struct pvclock_kvm *kvm, struct pvclock_record *record);

@@ -35,15 +35,41 @@ static int save_vcpu(struct pvclock_kvm *kvm, struct pvclock_record_vcpu *saved)
 	return 0;
 }
 
+/*
+ * The record is of the tick up to which the policy for this blackout has been seen to: what comes later is the restore's to judge, even
+ * the moment that it took to read the host's clocks.
+ */
+static void date_back(const struct pvclock_kvm *kvm, struct pvclock_record *record)
+{
+	struct pvclock_host_time *time = &record->time;
+	struct pvclock_line line;
+	uint64_t ns;
+
+	if (!kvm->held || time->at.ticks < kvm->last.ticks || !pvclock_line_make(&line, 0, 0, &kvm->host, NULL))
+		return;
+	ns = pvclock_line_ns(&line, time->at.ticks - kvm->last.ticks);
+	if (ns > time->tai_ns || ns > time->realtime_ns || ns > time->boottime_ns)
+		return;
+	time->at = kvm->last;
+	time->tai_ns -= ns;
+	time->realtime_ns -= ns;
+	time->boottime_ns -= ns;
+	record->system_time = pvclock_line_ns(&record->line, pvclock_tsc_to_guest(&record->reference, time->at).ticks);
+}
+
 int pvclock_kvm_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
 {
-	int error = pvclock_record_capture(kvm->vm, record);
+	struct pvclock_reason unused;
 	uint32_t i;
+	int error = pvclock_kvm_pass_time(kvm, &unused); /* the guest has been stopped for a while already */
 
+	if (error == 0)
+		error = pvclock_record_capture(kvm->vm, record);
 	if (error)
 		return error;
 	if (kvm->host.mantissa)
 		record->host = kvm->host;
+	date_back(kvm, record);
 	for (i = 0; error == 0 && i < record->vcpu_count; i++)
 		error = save_vcpu(kvm, &record->vcpus[i]);
 	if (error == 0 && kvm->mode->save)
@@ -218,6 +244,11 @@ int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *re
 	pvclock_reason_clear(reason);
 	host = host ? host : &record->host;
 	error = kvm->vcpu_count ? check_vcpus(kvm, record, reason) : -EINVAL;
+	if (error == 0 && !kvm->mode->slope && blackout != PVCLOCK_BLACKOUT_LIVE_UPDATE) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_NO_LINE,
+				   "Stock mode keeps no function, so it takes a clock over by a live update only; use own or steer mode.");
+		error = -ENOTSUP;
+	}
 	if (error == 0)
 		error = destination_here(kvm, host, &here);
 	if (error == 0)

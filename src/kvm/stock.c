@@ -52,12 +52,27 @@ static int restore_offsets(struct pvclock_kvm *kvm, const struct pvclock_record 
 	return error == -EOPNOTSUPP ? 0 : error;
 }
 
+/* As they were saved, in ticks, as QEMU writes them back. */
+static int restore_deadlines(struct pvclock_kvm *kvm, const struct pvclock_record *record)
+{
+	int error = 0;
+	uint32_t i;
+
+	for (i = 0; error == 0 && i < record->vcpu_count; i++)
+		if (record->vcpus[i].tsc_deadline)
+			error = pvclock_kvm_set_msr(kvm, pvclock_kvm_find_vcpu(kvm, record->vcpus[i].index), MSR_IA32_TSC_DEADLINE,
+						    record->vcpus[i].tsc_deadline);
+	return error;
+}
+
 static int stock_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
 {
 	int error = pvclock_record_apply(record, kvm->vm, NULL, reason);
 
 	if (error == 0)
 		error = restore_offsets(kvm, record);
+	if (error == 0)
+		error = restore_deadlines(kvm, record);
 	if (error)
 		return error;
 	kvm->host = record->host;

@@ -43,8 +43,10 @@ void fake_kvm_enter(struct fake_kvm *fake)
 
 static int fake_run_interrupted(void *ctx, int vcpu_fd)
 {
-	(void)vcpu_fd;
-	fake_kvm_enter(ctx);
+	struct fake_kvm *fake = ctx;
+
+	fake->deadline_at_entry |= fake->deadline[vcpu_fd == FAKE_VCPU_FD + 1];
+	fake_kvm_enter(fake);
 	return 0;
 }
 

@@ -25,6 +25,7 @@ struct fake_kvm {
 	uint64_t second_offset; /* of the second one */
 	uint64_t deadline[2];  /* IA32_TSC_DEADLINE of either; and with which offset KVM armed its timer */
 	uint64_t armed_with[2];
+	uint64_t deadline_at_entry; /* any that was armed when KVM was entered for an errand */
 	bool offset_ignored;   /* accepts offsets and does nothing */
 	bool no_offset;        /* knows no such attribute */
 	bool master_clock;

@@ -194,6 +194,35 @@ static void p1_steer_keeps_within_1_ns(void **state)
 	machine_clear(&m);
 }
 
+/* Stopped again before a vCPU entered: its page still says what the kernel's clock was before it was aimed. */
+static void p1_steer_knows_a_stale_page(void **state)
+{
+	struct pvclock_snapshot first, now;
+	struct machine m;
+
+	(void)state;
+	machine_init(&m, 11, PVCLOCK_MODE_STEER);
+	m.fake.anchor_tsc = m.fake.tsc;
+	kernel_publishes(&m);
+	pvclock_page_read(m.memory + 64, &first);
+	for (int i = 0; i < 100; i++) {
+		assert_int_equal(pvclock_kvm_pause(m.kvm), 0);
+		m.fake.tsc += 2596142;
+		assert_int_equal(pvclock_kvm_resume(m.kvm, NULL, NULL), 0);
+		now = first;
+		now.line.ns -= 833;
+		pvclock_page_write((struct pvclock_page *)(void *)(m.memory + 64), &now.line, PVCLOCK_TSC_STABLE);
+	}
+	kernel_publishes(&m);
+	pvclock_page_read(m.memory + 64, &now);
+	for (int i = 0; i < 50; i++) {
+		uint64_t t = m.fake.tsc + m.fake.offset + fake_random(&m.fake) % 1000000;
+
+		assert_in_range((int64_t)(pvclock_line_ns(&now.line, t) - pvclock_line_ns(&first.line, t)), 0, 1);
+	}
+	machine_clear(&m);
+}
+
 /* The control: without the loop, the same kernel moves the clock. */
 static void p1_stock_moves_the_clock(void **state)
 {
@@ -294,6 +323,50 @@ static void p4_a_guest_that_wrote_its_tsc_is_followed(void **state)
 	pvclock_vcpu_get_line(m.vcpu, &after);
 	assert_true(after.tsc == before.tsc + 4096 && after.ns == before.ns);
 	machine_clear(&m);
+}
+
+/* A guest that was paused for a while before it was saved: what the pause counts is the pause's policy, to the tick. */
+static void p7_a_pause_before_a_save(void **state)
+{
+	(void)state;
+	for (int passing = PVCLOCK_ADVANCE; passing <= PVCLOCK_FREEZE; passing++) {
+		const uint64_t second = 2596142000ull;
+		struct machine m;
+		struct pvclock_policy policy = pvclock_policy_default();
+		struct pvclock_record record;
+		struct pvclock_correction correction;
+		struct pvclock_line line;
+		struct pvclock_tsc_transform tsc;
+		struct pvclock_slope host;
+		uint64_t paused, saved;
+
+		policy.on[PVCLOCK_BLACKOUT_PAUSE] = (enum pvclock_passing)passing;
+		machine_init(&m, 5, PVCLOCK_MODE_OWN);
+		pvclock_slope_from_khz(m.fake.khz, &host);
+		assert_int_equal(pvclock_kvm_start(m.kvm, &host), 0);
+		pvclock_vm_set_policy(m.vm, &policy);
+		pvclock_vcpu_get_line(m.vcpu, &line);
+		assert_int_equal(pvclock_kvm_pause(m.kvm), 0);
+		pvclock_vcpu_get_tsc(m.vcpu, &tsc);
+		paused = m.fake.tsc + tsc.offset;
+		m.fake.tsc += second;
+		assert_int_equal(pvclock_kvm_save(m.kvm, &record), 0);
+		saved = pvclock_tsc_to_guest(&record.vcpus[0].tsc, record.time.at).ticks;
+		if (passing == PVCLOCK_FREEZE)
+			assert_true(saved <= paused && paused - saved < 1000); /* the fake's TSC goes on at every look */
+		else
+			assert_true(saved - paused >= second && saved - paused < second + 100000);
+		assert_int_equal(record.system_time, pvclock_line_ns(&line, saved));
+		pvclock_record_clear(&record);
+		/* A save changes nothing for the guest that goes on: each part of its pause is judged once. */
+		m.fake.tsc += second;
+		assert_int_equal(pvclock_kvm_resume(m.kvm, &correction, NULL), 0);
+		uint64_t told = passing == PVCLOCK_FREEZE ? correction.uncounted_ns : correction.counted_ns;
+
+		assert_in_range(told, 2000000000u, 2000100000u);
+		assert_int_equal(correction.counted_ns + correction.uncounted_ns, told);
+		machine_clear(&m);
+	}
 }
 
 /* --- what a reviewer broke ------------------------------------------------------------------ */
@@ -736,6 +809,7 @@ static void restore_once(enum pvclock_mode mode, uint64_t seed)
 	assert_int_equal(pvclock_kvm_start(a.kvm, &host), 0);
 	if (mode == PVCLOCK_MODE_STEER)
 		kernel_publishes(&a);
+	a.fake.deadline[0] = 1000000000000;
 	assert_int_equal(pvclock_kvm_pause(a.kvm), 0);
 	assert_int_equal(pvclock_kvm_save(a.kvm, &record), 0);
 	assert_int_equal(pvclock_slope_difference(&record.host, &host), 0); /* the host's, not the kernel's imitation */
@@ -752,7 +826,9 @@ static void restore_once(enum pvclock_mode mode, uint64_t seed)
 	assert_int_equal(b.fake.offset, a.fake.offset);
 	assert_int_equal(b.fake.offset_writes, seed % 3 != 0);
 	assert_int_equal(pvclock_kvm_settle(b.kvm, b.vcpu), 0);
+	assert_int_equal(b.fake.deadline_at_entry, 0); /* no timer fires by a clock that is not right yet */
 	assert_int_equal(pvclock_kvm_resume(b.kvm, &correction, &reason), 0);
+	assert_int_equal(b.fake.deadline[0], 1000000000000); /* stock, too: in ticks */
 	assert_int_equal(correction.moved_ticks, 0);
 	if (mode == PVCLOCK_MODE_STEER) {
 		struct pvclock_snapshot now;
@@ -792,11 +868,13 @@ int main(void)
 		cmocka_unit_test(filters_are_merged_not_replaced),
 		cmocka_unit_test(filters_of_no_kind_are_refused),
 		cmocka_unit_test(p1_steer_keeps_within_1_ns),
+		cmocka_unit_test(p1_steer_knows_a_stale_page),
 		cmocka_unit_test(p1_stock_moves_the_clock),
 		cmocka_unit_test(p4_steer_says_when_there_is_no_master_clock),
 		cmocka_unit_test(steer_gives_up_on_a_wild_kernel),
 		cmocka_unit_test(offsets_are_read_back),
 		cmocka_unit_test(p4_a_guest_that_wrote_its_tsc_is_followed),
+		cmocka_unit_test(p7_a_pause_before_a_save),
 		cmocka_unit_test(p10_steer_never_writes_a_page),
 		cmocka_unit_test(p6_a_record_of_another_host_is_refused),
 		cmocka_unit_test(p2_a_reset_host_tsc_does_not_take_the_clock_back),

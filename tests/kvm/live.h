@@ -31,6 +31,12 @@ void live_stop(struct live *live, struct watch *watch, const char *name);
 /* What the whole run of a guest has to be: P1, P2, and P4 where the mode promises it. `limit_ns` of all jumps. */
 void live_check_promises(struct live *live, struct watch *watch, const char *name, int64_t limit_ns);
 
+/* How many of `count` events to do: all, but on the lab's emulated host, which takes that much longer, one in `lab`. Notes it. */
+unsigned int live_count(unsigned int count, unsigned int lab);
+
+/* A folder for files that need no disk: of memory, if this machine has one. */
+const char *live_scratch(void);
+
 /* The pid that answers the control socket, or -1. */
 pid_t live_pid(struct watch *watch);
 

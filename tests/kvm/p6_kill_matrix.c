@@ -43,8 +43,8 @@ static size_t list_steps(const char *vmm, struct step *steps)
 	while (list && count < STEPS_MAX && fgets(line, sizeof(line), list)) {
 		struct step *step = &steps[count];
 
-		if (sscanf(line, "%47s", step->point) != 1 || !strchr(step->point, ':'))
-			continue;
+		if (sscanf(line, "%47s", step->point) != 1 || (strncmp(step->point, "old:", 4) && strncmp(step->point, "new:", 4)))
+			continue; /* a snapshot's are p6_snapshot's */
 		if (strstr(line, " old one resumes"))
 			step->heir = HEIR_OLD;
 		else if (strstr(line, " new one takes over") || strstr(line, " new one runs"))

@@ -2,6 +2,8 @@
 #include "runtime.h"
 
 void guest_general_protection(void);
+void guest_timer_interrupt(void);
+uint64_t guest_timer_wait(void), guest_timer_poll(void);
 void *memcpy(void *to, const void *from, size_t count);
 void *memset(void *to, int byte, size_t count);
 
@@ -70,6 +72,7 @@ void guest_log(struct vmm_ring *ring, const struct vmm_ring_entry *entry)
 }
 
 #define VECTOR_GP 13
+#define VECTOR_TIMER 0x30
 #define SEGMENT_CODE 8
 #define GATE_INTERRUPT 0x8e00u /* present, 64-bit interrupt gate (Intel SDM 3A 6.14.1) */
 
@@ -78,17 +81,16 @@ struct gate {
 	uint32_t offset_high, reserved;
 };
 
-void guest_catch_faults(void)
+/* Every vCPU writes the same values: no lock. Other vectors are absent: a fault there is a triple fault. */
+static void set_gate(unsigned int vector, uint64_t handler)
 {
-	/* Every vCPU writes the same values: no lock. Other vectors are absent: a fault there is a triple fault. */
-	static struct gate gates[VECTOR_GP + 1];
-	uint64_t handler = (uintptr_t)guest_general_protection;
+	static struct gate gates[VECTOR_TIMER + 1];
 	struct {
 		uint16_t limit;
 		uint64_t base;
 	} __attribute__((packed)) table = { sizeof(gates) - 1, (uintptr_t)gates };
 
-	gates[VECTOR_GP] = (struct gate){
+	gates[vector] = (struct gate){
 		.offset_low = (uint16_t)handler,
 		.segment = SEGMENT_CODE,
 		.type = GATE_INTERRUPT,
@@ -96,4 +98,71 @@ void guest_catch_faults(void)
 		.offset_high = (uint32_t)(handler >> 32),
 	};
 	__asm__ __volatile__("lidt %0" : : "m"(table) : "memory");
+}
+
+void guest_catch_faults(void)
+{
+	set_gate(VECTOR_GP, (uintptr_t)guest_general_protection);
+}
+
+/* --- the local APIC's timer -------------------------------------------------------------------------- */
+
+/* Intel SDM 3A 11.4.1, 11.5.4.1 */
+#define APIC_BASE 0xfee00000ull
+#define APIC_TASK_PRIORITY 0x80u
+#define APIC_END_OF_INTERRUPT 0xb0u
+#define APIC_SPURIOUS 0xf0u
+#define APIC_SPURIOUS_ENABLE 0x100u
+#define APIC_SPURIOUS_VECTOR 0xffu
+#define APIC_INTERRUPT_REQUEST 0x200u
+#define APIC_LVT_TIMER 0x320u
+#define APIC_TIMER_TSC_DEADLINE (2u << 17)
+#define MSR_TSC_DEADLINE 0x6e0u
+#define CPUID_1_ECX_TSC_DEADLINE (1u << 24)
+
+static void write_apic(uint32_t at, uint32_t value)
+{
+	*(volatile uint32_t *)(uintptr_t)(APIC_BASE + at) = value;
+}
+
+bool guest_timer_start(void)
+{
+	uint32_t eax = 1, ebx, ecx = 0, edx;
+
+	__asm__ __volatile__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+	if ((ecx & CPUID_1_ECX_TSC_DEADLINE) == 0)
+		return false;
+	set_gate(VECTOR_TIMER, (uintptr_t)guest_timer_interrupt);
+	write_apic(APIC_SPURIOUS, APIC_SPURIOUS_ENABLE | APIC_SPURIOUS_VECTOR);
+	write_apic(APIC_TASK_PRIORITY, 0);
+	write_apic(APIC_LVT_TIMER, VECTOR_TIMER | APIC_TIMER_TSC_DEADLINE);
+	/* The mode is a memory write, the deadline an MSR's (11.5.4.1: MFENCE between them). */
+	__asm__ __volatile__("mfence" : : : "memory");
+	return true;
+}
+
+void guest_timer_arm(uint64_t tick)
+{
+	guest_write_msr(MSR_TSC_DEADLINE, tick);
+}
+
+bool guest_timer_sleep(void)
+{
+	return guest_timer_wait() != 0;
+}
+
+void guest_timer_done(void)
+{
+	write_apic(APIC_END_OF_INTERRUPT, 0);
+}
+
+void guest_timer_drain(void)
+{
+	volatile uint32_t *requested =
+		(volatile uint32_t *)(uintptr_t)(APIC_BASE + APIC_INTERRUPT_REQUEST + VECTOR_TIMER / 32 * 0x10);
+
+	guest_timer_arm(0);
+	while ((*requested & 1u << VECTOR_TIMER % 32) != 0)
+		if (guest_timer_poll() != 0)
+			guest_timer_done();
 }

@@ -44,4 +44,13 @@ static inline bool guest_write_msr_faulting(uint32_t msr, uint64_t value)
 /* This vCPU's #GP goes to guest_general_protection. */
 void guest_catch_faults(void);
 
+/* This vCPU's local APIC timer, in TSC-deadline mode. False: it has none. Interrupts are off but in guest_timer_sleep. */
+bool guest_timer_start(void);
+void guest_timer_arm(uint64_t tick);
+/* Halts until an interrupt. True: it was the timer's, and guest_timer_done has to be called before the next one. */
+bool guest_timer_sleep(void);
+void guest_timer_done(void);
+/* Disarms, and takes the interrupt that may have been on its way. */
+void guest_timer_drain(void);
+
 #endif

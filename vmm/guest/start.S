@@ -26,4 +26,32 @@ guest_general_protection:
 	movq	32(%rsp), %rsp
 	jmp	*%r9
 
+/*
+ * uint64_t guest_timer_wait(void), guest_timer_poll(void): 1 if the timer's interrupt came. STI's shadow lets none in before HLT. The
+ * interrupt, with frame RIP, CS, RFLAGS, RSP, SS, does not go back where it came from, but on behind HLT, with interrupts
+ * off and the stack as it was: no IRETQ, as above.
+ */
+	.globl guest_timer_wait
+guest_timer_wait:
+	xorl	%eax, %eax
+	sti
+	hlt
+	cli
+	ret
+
+	.globl guest_timer_poll
+guest_timer_poll:
+	xorl	%eax, %eax
+	sti
+	nop
+	nop
+	cli
+	ret
+
+	.globl guest_timer_interrupt
+guest_timer_interrupt:
+	movq	24(%rsp), %rsp
+	movl	$1, %eax
+	ret
+
 	.section .note.GNU-stack, "", @progbits

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * P5: TSC deadlines armed across events: pauses that count and pauses that do not, live updates, and snapshots that another VMM goes on from.
+ * None fires before the guest's clock has reached the time that was asked for, and none is lost. How late they are is
+ * reported, beside a guest to which nothing happens; and stock KVM beside both, not judged.
+ *
+ * Guest: deadlines.elf on 4 vCPUs, which logs what it asked for and what its clock said at the interrupt. Host: ROUNDS of
+ * events, until DEADLINES were taken.
+ */
+#include "live.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define VCPUS 4u
+#define DEADLINES 10000u
+#define ROUNDS_MAX 200u
+#define LONGEST_NS 600000u
+#define FAR_NS 40000000u
+#define MISSED_MS 15000 /* far beyond FAR_NS, a blackout and a slow host */
+#define SETTLE_MS 300  /* the kernel updates all pages 100 ms after a vCPU registered its own */
+#define SHOWN 5u
+
+struct late {
+	uint64_t *ns;
+	size_t count, size;
+};
+
+struct sleeper {
+	struct vmm_ring_entry asked;
+	bool armed;
+	uint64_t taken;
+};
+
+struct run {
+	struct harness harness;
+	const char *name, *last; /* the last event */
+	struct sleeper sleepers[VCPUS];
+	uint64_t taken, early, unpaired, across; /* across: an event came between */
+	struct late quiet, disturbed;
+	bool judged;
+};
+
+static void add(struct late *late, uint64_t ns)
+{
+	if (late->count == late->size) {
+		late->size = late->size * 2 + 4096;
+		late->ns = realloc(late->ns, late->size * sizeof(*late->ns));
+		if (!late->ns)
+			abort();
+	}
+	late->ns[late->count++] = ns;
+}
+
+static int order(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static uint64_t quantile(struct late *late, unsigned int percent)
+{
+	if (late->count == 0)
+		return 0;
+	qsort(late->ns, late->count, sizeof(*late->ns), order);
+	return late->ns[(late->count - 1) * percent / 100];
+}
+
+static void take(void *ctx, unsigned int vcpu, const struct vmm_ring_entry *entries, size_t count)
+{
+	struct run *run = ctx;
+	struct sleeper *sleeper = &run->sleepers[vcpu];
+
+	for (size_t i = 0; i < count; i++) {
+		const struct vmm_ring_entry *entry = &entries[i];
+		bool across;
+
+		if (sleeper->armed == (entry->result == VMM_DEADLINE_ASKED)) {
+			run->unpaired++;
+			continue;
+		}
+		sleeper->armed = entry->result == VMM_DEADLINE_ASKED;
+		if (sleeper->armed) {
+			sleeper->asked = *entry;
+			continue;
+		}
+		across = entry->version != sleeper->asked.version;
+		run->taken++;
+		sleeper->taken++;
+		run->across += across;
+		if (entry->ns >= sleeper->asked.ns) {
+			add(across ? &run->disturbed : &run->quiet, entry->ns - sleeper->asked.ns);
+			continue;
+		}
+		if (run->early++ < SHOWN)
+			live_note("%s: vCPU %u: %llu ns early%s, last event %s (tick %lld)", run->name, vcpu,
+				  (unsigned long long)(sleeper->asked.ns - entry->ns), across ? ", across an event" : "", run->last,
+				  (long long)(entry->tsc - sleeper->asked.tsc));
+	}
+}
+
+/* Each vCPU takes one more deadline than they had. */
+static bool goes_on(struct run *run)
+{
+	int64_t limit = harness_now_ms() + MISSED_MS;
+	uint64_t before[VCPUS];
+
+	for (unsigned int i = 0; i < VCPUS; i++)
+		before[i] = run->sleepers[i].taken;
+
+	for (unsigned int i = 0; i < VCPUS;) {
+		if (run->sleepers[i].taken != before[i]) {
+			i++;
+			continue;
+		}
+		if (harness_run(&run->harness, 1))
+			return false;
+		if (harness_now_ms() > limit) {
+			snprintf(run->harness.error, sizeof(run->harness.error), "vCPU %u missed a deadline: it sleeps on.", i);
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool command(struct run *run, const char *text)
+{
+	json_t *reply = harness_command(&run->harness, text, WATCH_COMMAND_MS);
+
+	run->last = text;
+	json_decref(reply);
+	return reply != NULL;
+}
+
+static bool pauses(struct run *run, int times)
+{
+	for (int i = 0; i < times; i++)
+		if (!command(run, "pause") || harness_run(&run->harness, 2 + i) || !command(run, "resume") || !goes_on(run))
+			return false;
+	return true;
+}
+
+static bool updates(struct run *run, int times)
+{
+	for (int i = 0; i < times; i++)
+		if (!command(run, "update") || !goes_on(run))
+			return false;
+	return true;
+}
+
+/* A round has each kind; the snapshot also changes what a pause and a snapshot mean from then on. */
+static bool one_round(struct run *run, const struct harness_options *options, const char *file, unsigned int round)
+{
+	static const char *const policies[][2] = { { "pause=freeze", "snapshot=freeze" },
+						   { "pause=advance", "snapshot=freeze" },
+						   { "pause=freeze", "snapshot=advance" },
+						   { "pause=advance", "snapshot=advance" } };
+	struct harness_options next = *options;
+
+	if (!pauses(run, 6) || !updates(run, 3))
+		return false;
+	if (!file)
+		return true;
+	next.extra[0] = "--policy";
+	next.extra[1] = policies[round % 4][0];
+	next.extra[2] = "--policy";
+	next.extra[3] = policies[round % 4][1];
+	next.extra[4] = "--same-boot";
+	run->last = "restore";
+	return harness_restore(&run->harness, &next, file) == 0 && goes_on(run);
+}
+
+enum kind { QUIET, EVENTS };
+
+/* False: no guest ran. */
+static bool run_guest(struct live *live, struct run *run, const char *mode, enum kind kind, uint64_t deadlines, const char *file)
+{
+	char *payload = harness_path("deadlines.elf");
+	const struct harness_options options = { .vmm = live->vmm, .payload = payload, .mode = mode, .vcpus = VCPUS };
+	bool started = harness_start(&run->harness, &options) == 0, lives;
+
+	if (started) {
+		run->harness.shared->argument[0] = LONGEST_NS;
+		run->harness.shared->argument[1] = FAR_NS;
+		started = harness_wait_started(&run->harness, WATCH_START_MS) == 0;
+	}
+	free(payload);
+	if (!started && WIFEXITED(run->harness.exit_status) && WEXITSTATUS(run->harness.exit_status) == VMM_DEADLINES_NONE) {
+		printf("1..0 # SKIP this KVM gives its guests no TSC-deadline timer (KVM_CAP_TSC_DEADLINE_TIMER)\n");
+		exit(77);
+	}
+	if (!started)
+		return live_check(live, false, "%s: the guest starts: %s", run->name, run->harness.error);
+	run->harness.sink = take; /* from the ring's beginning, so that entries come in pairs */
+	run->harness.sink_ctx = run;
+	lives = harness_run(&run->harness, SETTLE_MS) == 0;
+	run->taken = run->early = run->quiet.count = 0;
+	for (unsigned int round = 0; lives && run->taken < deadlines; round++) {
+		if (round == ROUNDS_MAX)
+			lives = false;
+		else if (kind == EVENTS)
+			lives = one_round(run, &options, file, round);
+		else
+			lives = goes_on(run) && harness_run(&run->harness, 200) == 0;
+	}
+	return live_check(live, lives, "P5 %s: %llu deadlines, %llu of them with an event in between; missed: %s", run->name,
+			  (unsigned long long)run->taken, (unsigned long long)run->across, lives ? "0" : run->harness.error);
+}
+
+static void report(struct live *live, struct run *run)
+{
+	uint64_t failed = 0, again = 0, half = quantile(&run->quiet, 50), most = quantile(&run->quiet, 100);
+	uint64_t across_half = quantile(&run->disturbed, 50), across_most = quantile(&run->disturbed, 100);
+
+	for (unsigned int i = 0; run->harness.shared && i < VCPUS; i++)
+		failed += run->harness.shared->ring[i].failed, again += run->harness.shared->ring[i].again;
+	live_note("%s: late by %llu us in the median and %llu us at most; across events, whose blackout may be in it, %llu and %llu us",
+		  run->name, (unsigned long long)half / 1000, (unsigned long long)most / 1000, (unsigned long long)across_half / 1000,
+		  (unsigned long long)across_most / 1000);
+	live_note("%s: %llu were armed by a line that was just being replaced, and armed again by the guest", run->name,
+		  (unsigned long long)again);
+	if (run->judged) {
+		live_check(live, run->early == 0, "P5 %s: early: %llu of %llu", run->name, (unsigned long long)run->early,
+			   (unsigned long long)run->taken);
+		live_check(live, run->unpaired == 0 && failed == 0, "P5 %s: each was asked for once and taken once: %llu were not",
+			   run->name, (unsigned long long)(run->unpaired + failed));
+	} else {
+		live_note("%s: early: %llu of %llu", run->name, (unsigned long long)run->early, (unsigned long long)run->taken);
+	}
+	free(run->quiet.ns);
+	free(run->disturbed.ns);
+}
+
+static void one(struct live *live, const char *name, const char *mode, enum kind kind, uint64_t deadlines, const char *file)
+{
+	struct run run = { .name = name, .last = "none", .judged = strcmp(mode, "stock") != 0 };
+
+	run_guest(live, &run, mode, kind, deadlines, file);
+	report(live, &run);
+	harness_stop(&run.harness);
+}
+
+int main(void)
+{
+	unsigned int deadlines;
+	char file[64];
+	struct live live;
+
+	live_begin(&live);
+	deadlines = live_count(DEADLINES, 10);
+	snprintf(file, sizeof(file), "%s/pvclock-p5-%d", live_scratch(), (int)getpid());
+	one(&live, "own, no events", "own", QUIET, deadlines / 5, NULL);
+	one(&live, "own", "own", EVENTS, deadlines, file);
+	one(&live, "steer", "steer", EVENTS, deadlines / 2, file);
+	one(&live, "stock", "stock", EVENTS, deadlines / 7, NULL);
+	unlink(file);
+	return live_end(&live);
+}
