@@ -101,7 +101,7 @@ int pvclock_host_time_read(const struct pvclock_os *os, struct pvclock_host_time
 		if (error)
 			return error;
 		/* the offset may have changed between the reads: CLOCK_TAI and CLOCK_REALTIME then tell of two of them */
-		int64_t apart = (int64_t)(next.tai_ns - next.realtime_ns) - next.tai_offset * (int64_t)NS_PER_SEC;
+		int64_t apart = (int64_t)(next.tai_ns - next.realtime_ns - (uint64_t)(next.tai_offset * (int64_t)NS_PER_SEC));
 		bool agree = apart > -(int64_t)NS_PER_SEC / 2 && apart < (int64_t)NS_PER_SEC / 2;
 
 		if (found == 0 || (agree && next.bracket_ns < time->bracket_ns))
