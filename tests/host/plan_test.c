@@ -16,7 +16,7 @@
 
 typedef unsigned __int128 u128;
 
-#define SEEDS 20000
+#define SEEDS 100000
 #define VCPUS 4
 #define S 1000000000ull
 #define YEAR (31557600 * S)
