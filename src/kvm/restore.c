@@ -166,8 +166,10 @@ static int restore_registrations(struct pvclock_kvm *kvm, const struct pvclock_r
 
 static void keep_account(struct pvclock_kvm *kvm, const struct pvclock_record *record, const struct pvclock_plan *plan)
 {
-	struct pvclock_account account = record->account;
+	struct pvclock_account account = { 0 };
 
+	if (kvm->mode->slope) /* else pvclock_record_apply has put it there */
+		account = record->account;
 	account.rate_changes += plan->precision != PVCLOCK_EXACT;
 	pvclock_vm_count(kvm->vm, &account);
 	kvm->counted_ns = plan->counted_ns;

@@ -240,6 +240,7 @@ static void check_line(const struct made *made, const struct pvclock_plan *plan)
 static void check_ratio(const struct made *made, const struct pvclock_plan *plan)
 {
 	u128 was = (u128)made->first.mul << 32, apart; /* both slopes in 2^-64 ns a tick, to 64 bits and more */
+	u128 guest_khz = plan->tsc_khz, host_khz = pvclock_rate_khz(&made->here.host);
 	struct pvclock_slope is;
 	u128 now;
 	bool alike;
@@ -249,8 +250,8 @@ static void check_ratio(const struct made *made, const struct pvclock_plan *plan
 	now = is.exponent + 64 >= 0 ? (u128)is.mantissa << (is.exponent + 64) : (u128)is.mantissa >> -(is.exponent + 64);
 	apart = was > now ? was - now : now - was;
 	alike = apart * 1000000 < now * 250;
-	if (made->here.frac_bits) /* both rates are whole kHz to KVM: half of one in 300 MHz each, at worst */
-		require(alike && (plan->ratio.frac_bits == 0 || apart * 100000000 < now * 334));
+	if (made->here.frac_bits) /* both rates are whole kHz to KVM: half of one each, at worst */
+		require(alike && (plan->tsc_khz == 0 || apart * 200 * guest_khz * host_khz < now * 101 * (guest_khz + host_khz)));
 	else
 		require(plan->ratio.frac_bits == 0 && plan->tsc_khz == 0);
 	require((plan->tsc_khz != 0) == (plan->ratio.frac_bits != 0));

@@ -578,6 +578,59 @@ static void p4_a_legacy_clock_is_not_stable(void **state)
 	destroy(&to);
 }
 
+/* A host that slept and whose TSC began anew while the VM was paused: KVM moves the offsets, and the guest sees no gap, then or ever. */
+static void p2_a_host_tsc_that_is_reset_in_a_pause(void **state)
+{
+	const struct cell cell = { .blackout = PVCLOCK_BLACKOUT_SUSPEND, .passing = PVCLOCK_FREEZE, .mode = PVCLOCK_MODE_OWN, .vcpus = 2 };
+	struct pvclock_correction correction;
+	struct pvclock_reason reason;
+	struct pvclock_line before[2], after[2];
+	struct machine m;
+	uint64_t gone;
+
+	(void)state;
+	start(&m, &cell);
+	require(pvclock_kvm_pause(m.kvm) == 0);
+	pvclock_kvm_blackout(m.kvm, cell.blackout);
+	before[0] = line_of(&m, 0);
+	before[1] = line_of(&m, 1);
+	gone = m.fake.tsc - 1000;
+	m.fake.tsc -= gone;
+	m.fake.offset += gone;
+	m.fake.second_offset += gone;
+	require(pvclock_kvm_resume(m.kvm, &correction, &reason) == 0);
+	require(correction.moved_ticks == 0);
+	m.fake.tsc += 2 * gone; /* past what it read before the sleep */
+	require(pvclock_kvm_pause(m.kvm) == 0);
+	after[0] = line_of(&m, 0);
+	after[1] = line_of(&m, 1);
+	require(same_line(&before[0], &after[0]) && same_line(&before[1], &after[1]));
+	destroy(&m);
+}
+
+/* Stock mode keeps no function; what was done to the clock it keeps, once. */
+static void the_account_travels_once_in_stock_mode(void **state)
+{
+	const struct cell cell = { .blackout = PVCLOCK_BLACKOUT_LIVE_UPDATE, .mode = PVCLOCK_MODE_STOCK, .vcpus = 1 };
+	const struct pvclock_account before = { .blackouts = 3, .residual_ns_max = 40 };
+	struct pvclock_account account;
+	struct pvclock_record record;
+	struct pvclock_reason reason;
+	struct machine from, to;
+
+	(void)state;
+	start(&from, &cell);
+	pvclock_vm_count(from.vm, &before);
+	save(&from, &record);
+	create_next(&to, &from, &cell, &record);
+	require(pvclock_kvm_restore(to.kvm, &record, cell.blackout, &to.host, NULL, &reason) == 0);
+	pvclock_vm_get_account(to.vm, &account);
+	require(account.blackouts == 3 && account.residual_ns_max == 40);
+	pvclock_record_clear(&record);
+	destroy(&from);
+	destroy(&to);
+}
+
 /* --- P1: nothing adds up ------------------------------------------------------------------------------------- */
 
 static void a_thousand_moves(enum pvclock_mode mode)
@@ -650,6 +703,8 @@ int main(void)
 		cmocka_unit_test(p6_a_vcpu_more_or_less),
 		cmocka_unit_test(p6_a_refused_restore_changes_nothing),
 		cmocka_unit_test(p4_a_legacy_clock_is_not_stable),
+		cmocka_unit_test(p2_a_host_tsc_that_is_reset_in_a_pause),
+		cmocka_unit_test(the_account_travels_once_in_stock_mode),
 		cmocka_unit_test(p1_a_thousand_moves_in_own_mode),
 		cmocka_unit_test(p1_a_thousand_moves_in_steer_mode),
 	};
