@@ -559,6 +559,11 @@ static void p6_time_beyond_64_bits(void **state)
 	assert_int_equal(planned(&made, PVCLOCK_BLACKOUT_LIVE_UPDATE).at.tsc, UINT64_MAX);
 	made.here.time.at.ticks += 1;
 	refused(&made, PVCLOCK_BLACKOUT_LIVE_UPDATE, -EINVAL, PVCLOCK_REASON_RECORD_FIELD, "no 64-bit TSC");
+	/* measured by the TSC of a host that says that it ticks a thousand times a second: 584 years */
+	make_plain(&made);
+	made.record.host = of_khz(1);
+	made.here.time.at.ticks += 1ull << 44;
+	refused(&made, PVCLOCK_BLACKOUT_LIVE_UPDATE, -EINVAL, PVCLOCK_REASON_RECORD_FIELD, "no 64-bit TSC");
 }
 
 static void p6_what_is_no_clock(void **state)

@@ -103,6 +103,7 @@ static void p7_an_offset_that_changes_under_the_reads(void **state)
 
 		fake_kvm_init(&fake, 1);
 		fake.tai_offset = 37;
+		fake.tsc += ticks % 7; /* a bracket of 84 ns is now here, now there */
 		fake.leap_tsc = fake.tsc + ticks;
 		assert_int_equal(pvclock_host_time_read(&fake.os, &time), 0);
 		assert_true(time.tai_offset == 37 || time.tai_offset == 38);
@@ -112,6 +113,32 @@ static void p7_an_offset_that_changes_under_the_reads(void **state)
 		after += time.tai_offset == 38;
 	}
 	assert_true(before > 0 && after > 0);
+}
+
+/* A clock that is set under every reading, say. */
+static int another_offset(void *ctx, struct timex *status)
+{
+	const struct fake_kvm *fake = ctx;
+
+	status->tai = fake->tai_offset + 1;
+	return TIME_OK;
+}
+
+static void p7_an_offset_that_is_never_the_clocks_is_none(void **state)
+{
+	struct pvclock_host_time time;
+	struct pvclock_os_ops ops;
+	struct fake_kvm fake;
+
+	(void)state;
+	fake_kvm_init(&fake, 1);
+	fake.tai_offset = 37;
+	ops = *fake.os.ops;
+	ops.adjtimex = another_offset;
+	fake.os.ops = &ops;
+	assert_int_equal(pvclock_host_time_read(&fake.os, &time), 0);
+	assert_int_equal(time.tai_offset, 0);
+	assert_int_equal(time.realtime_ns / S, fake.realtime_ns / S + (int64_t)(ns_at(&fake, fake.tsc) / S));
 }
 
 static void what_a_host_does_not_tell_is_unknown(void **state)
@@ -281,6 +308,7 @@ int main(void)
 		cmocka_unit_test(the_default_policy),
 		cmocka_unit_test(p7_an_instant_by_all_clocks),
 		cmocka_unit_test(p7_an_offset_that_changes_under_the_reads),
+		cmocka_unit_test(p7_an_offset_that_is_never_the_clocks_is_none),
 		cmocka_unit_test(what_a_host_does_not_tell_is_unknown),
 		cmocka_unit_test(p7_the_same_boot_is_measured_by_boottime),
 		cmocka_unit_test(p7_two_hosts_are_measured_by_tai),
