@@ -4,9 +4,9 @@
  * written again; each is read here, and every field compared.
  *
  * Version 3: raise PVCLOCK_RECORD_VERSION and add its fields at the end of the walks in record_codec.c; decode says what an older
- * version means by their absence. Give version_2() a copy, version_3(), with the new fields in it, and version_2() what
- * an old record is read as; run this test once with GOLDEN_WRITE=golden/record-3.bin, and commit that file. Only the newest version's bytes are
- * written (the_newest_is_written), so that case moves on to it; those before are only read.
+ * version means by their absence. Copy version_2() to version_3(), with the new fields in it; version_2() gets what an old record
+ * is read as. Run this test once with GOLDEN_WRITE=golden/record-3.bin, and commit that file. Only the newest version is written, so
+ * p6_the_newest_is_written moves on to it; those before are only read.
  */
 #include <pvclock/record.h>
 
