@@ -192,6 +192,7 @@ static int choose_slope(const struct pvclock_record *record, const struct pvcloc
 			struct pvclock_plan *plan, struct pvclock_slope *slope, struct pvclock_reason *reason)
 {
 	const struct pvclock_slope *host = destination->kernel_publishes ? &destination->kernel : &destination->host;
+	struct pvclock_line scaled;
 
 	if (host->mantissa == 0 && record->policy.fall_back) {
 		plan->precision = PVCLOCK_LEGACY;
@@ -203,6 +204,10 @@ static int choose_slope(const struct pvclock_record *record, const struct pvcloc
 				   "(policy.fall_back).", destination->no_line.text);
 		return -ENOTSUP;
 	}
+	/* KVM makes the page of a scaled TSC from its kHz */
+	if (destination->kernel_publishes && plan->tsc_khz && pvclock_line_make_kvm(&scaled, 0, 0, plan->tsc_khz) &&
+	    pvclock_slope_from_line(&scaled, slope))
+		return 0;
 	if (pvclock_slope_to_guest(host, &plan->ratio, slope))
 		return 0;
 	return refuse_slope(host, reason);

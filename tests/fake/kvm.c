@@ -167,9 +167,14 @@ static int fake_ioctl(void *ctx, int fd, unsigned long request, void *arg)
 	}
 	switch (request) {
 	case KVM_CHECK_EXTENSION:
-		return (uintptr_t)arg == KVM_CAP_TSC_CONTROL ? 0 : 1;
+		return (uintptr_t)arg == KVM_CAP_TSC_CONTROL ? fake->tsc_control : 1;
 	case KVM_GET_TSC_KHZ:
-		return (int)fake->khz;
+		return (int)(fd >= FAKE_VCPU_FD && fake->vcpu_khz[fd - FAKE_VCPU_FD] ? fake->vcpu_khz[fd - FAKE_VCPU_FD] : fake->khz);
+	case KVM_SET_TSC_KHZ:
+		if (!fake->tsc_control)
+			return -EINVAL;
+		fake->vcpu_khz[fd - FAKE_VCPU_FD] = (uint32_t)(uintptr_t)arg;
+		return 0;
 	case KVM_SET_CLOCK:
 		fake->set_clock_calls++;
 		fake->anchor_tsc = fake->tsc;

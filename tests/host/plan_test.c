@@ -437,6 +437,12 @@ static void the_kernel_publishes(void **state)
 	assert_true(pvclock_slope_from_line(&kernel, &made.here.kernel));
 	plan = planned(&made, PVCLOCK_BLACKOUT_SNAPSHOT);
 	assert_true(plan.at.line.mul == kernel.mul && plan.at.line.shift == kernel.shift);
+	made.here.frac_bits = PVCLOCK_FRAC_BITS_SVM; /* of a TSC that it scales, it makes the slope from the kHz */
+	made.here.host = of_khz(2596142);
+	plan = planned(&made, PVCLOCK_BLACKOUT_SNAPSHOT);
+	assert_true(plan.tsc_khz == 2000000 && pvclock_line_make_kvm(&kernel, 0, 0, 2000000));
+	assert_true(plan.at.line.mul == kernel.mul && plan.at.line.shift == kernel.shift);
+	made.here.frac_bits = 0;
 	assert_true(pvclock_slope_from_line(&made.record.line, &made.here.kernel));
 	assert_int_equal(planned(&made, PVCLOCK_BLACKOUT_SNAPSHOT).precision, PVCLOCK_EXACT);
 }

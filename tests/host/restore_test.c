@@ -631,6 +631,75 @@ static void the_account_travels_once_in_stock_mode(void **state)
 	destroy(&to);
 }
 
+/* --- another rate ---------------------------------------------------------------------------------------------- */
+
+/* To a host of 2 GHz, which scales TSCs or does not: the plan's numbers are KVM's, and the clock goes on where it was. */
+static void another_rate(enum pvclock_mode mode, bool scaled, enum pvclock_passing passing)
+{
+	const struct cell cell = { .blackout = PVCLOCK_BLACKOUT_MIGRATION, .passing = passing, .mode = mode, .vcpus = 2 };
+	struct pvclock_correction correction;
+	struct pvclock_account account;
+	struct pvclock_record record;
+	struct pvclock_reason reason;
+	struct pvclock_plan plan;
+	struct machine from, to;
+	struct pvclock_line line;
+	struct pvclock_tsc_transform tsc;
+	bool exact = mode == PVCLOCK_MODE_STEER && scaled; /* the kernel makes a line of kHz, and these are the same */
+	uint64_t at, counter, deadline;
+
+	start(&from, &cell);
+	save(&from, &record);
+	create(&to, &cell, BOOT_B, 77777777777777ull, 0);
+	to.fake.khz = 2000000;
+	to.fake.tsc_control = scaled;
+	to.fake.realtime_ns = (int64_t)(record.time.realtime_ns + S / 2 - to.fake.tsc / 2);
+	require(pvclock_slope_from_khz(to.fake.khz, &to.host));
+	require(pvclock_kvm_restore(to.kvm, &record, cell.blackout, &to.host, &plan, &reason) == 0);
+	require(plan.precision == (exact ? PVCLOCK_EXACT : PVCLOCK_CONTINUED) && plan.tsc_kept && plan.deadlines == 2 && plan.deadlines_past == 0);
+	require(plan.tsc_khz == (scaled ? pvclock_rate_khz(&from.host) : 0) && plan.ratio.frac_bits == (scaled ? PVCLOCK_FRAC_BITS_SVM : 0));
+	require(to.fake.vcpu_khz[0] == plan.tsc_khz && to.fake.vcpu_khz[1] == plan.tsc_khz);
+	line = line_of(&to, 0);
+	require(same_line(&line, &plan.at.line));
+	require(oracle(&line, plan.at.tsc) - oracle(&plan.at.old, plan.at.tsc) <= 1);
+	at = to.kvm->last.ticks;
+	for (uint32_t i = 0; i < 2; i++) {
+		pvclock_vcpu_get_tsc(to.vcpus[i], &tsc);
+		pvclock_plan_vcpu(&record, &plan, i, &counter, &deadline);
+		require(tsc.ratio == plan.ratio.ratio && tsc.frac_bits == plan.ratio.frac_bits && tsc.offset == offset_of(&to, i));
+		require(counter == offset_of(&to, i) + (scaled ? (uint64_t)((unsigned __int128)at * plan.ratio.ratio >> 32) : at));
+		require(counter == plan.at.tsc + i * APART);
+		require(to.fake.deadline[i] == deadline && to.fake.armed_with[i] == offset_of(&to, i));
+		if (exact) {
+			require(deadline == record.vcpus[i].tsc_deadline);
+			continue;
+		}
+		/* by the new line, the first tick at which the clock has what the old one had */
+		deadline -= i * APART;
+		require(oracle(&line, deadline) >= oracle(&plan.at.old, record.vcpus[i].tsc_deadline - i * APART));
+		require(oracle(&line, deadline - 1) < oracle(&plan.at.old, record.vcpus[i].tsc_deadline - i * APART));
+	}
+	to.fake.tsc += 300000000;
+	if (mode == PVCLOCK_MODE_STEER && scaled) /* KVM's clock is not a scaled TSC's, and it says so */
+		require(pvclock_kvm_resume(to.kvm, &correction, &reason) == -ENOTSUP && reason.code != PVCLOCK_REASON_NONE);
+	else
+		require(pvclock_kvm_resume(to.kvm, &correction, &reason) == 0);
+	line = line_of(&to, 0);
+	require(same_line(&line, &plan.at.line));
+	pvclock_vm_get_account(to.vm, &account);
+	require(account.rate_changes == !exact && account.blackouts == 1);
+	pvclock_record_clear(&record);
+	destroy(&from);
+	destroy(&to);
+}
+
+static void p1_p5_another_rate(void **state)
+{
+	(void)state;
+	for (unsigned int i = 0; i < 8; i++)
+		another_rate(i & 1 ? PVCLOCK_MODE_STEER : PVCLOCK_MODE_OWN, i & 2, i & 4 ? PVCLOCK_FREEZE : PVCLOCK_ADVANCE);
+}
+
 /* --- P1: nothing adds up ------------------------------------------------------------------------------------- */
 
 static void a_thousand_moves(enum pvclock_mode mode)
@@ -705,6 +774,7 @@ int main(void)
 		cmocka_unit_test(p4_a_legacy_clock_is_not_stable),
 		cmocka_unit_test(p2_a_host_tsc_that_is_reset_in_a_pause),
 		cmocka_unit_test(the_account_travels_once_in_stock_mode),
+		cmocka_unit_test(p1_p5_another_rate),
 		cmocka_unit_test(p1_a_thousand_moves_in_own_mode),
 		cmocka_unit_test(p1_a_thousand_moves_in_steer_mode),
 	};
