@@ -13,7 +13,8 @@
 #define NS_PER_US 1000u
 #define TRIES 5 /* the narrowest bracket wins; and the TAI offset may be changed under us */
 #define NARROW_NS 1000u
-#define LEAP_NS NS_PER_SEC /* what UTC may be off by where nobody tells TAI */
+#define LEAP_NS NS_PER_SEC /* what UTC may be off by where nobody tells TAI ... */
+#define LEAPS_APART_NS (181 * 86400 * NS_PER_SEC) /* ... and again from one end of June or December to the next */
 
 static int read_clock(const struct pvclock_os *os, clockid_t clock, uint64_t *ns)
 {
@@ -101,7 +102,7 @@ int pvclock_host_time_refresh(const struct pvclock_os *os, struct pvclock_host_t
 		if (error)
 			return error;
 		/* the offset may have changed between the reads: CLOCK_TAI and CLOCK_REALTIME then tell of two of them */
-		int64_t apart = (int64_t)(next.tai_ns - next.realtime_ns) - next.tai_offset * (int64_t)NS_PER_SEC;
+		int64_t apart = (int64_t)(next.tai_ns - next.realtime_ns - (uint64_t)(next.tai_offset * (int64_t)NS_PER_SEC));
 		bool agree = apart > -(int64_t)NS_PER_SEC / 2 && apart < (int64_t)NS_PER_SEC / 2;
 
 		if (found == 0 || (agree && next.bracket_ns < best.bracket_ns))
@@ -134,16 +135,29 @@ static uint64_t add(uint64_t a, uint64_t b)
 	return __builtin_add_overflow(a, b, &sum) ? PVCLOCK_ERROR_UNKNOWN : sum;
 }
 
+/* now - then, as far as 64 bits tell it. */
+static int64_t difference(uint64_t now, uint64_t then)
+{
+	if (now >= then)
+		return now - then > INT64_MAX ? INT64_MAX : (int64_t)(now - then);
+	return then - now > INT64_MAX ? -INT64_MAX : -(int64_t)(then - now);
+}
+
+static uint64_t magnitude(int64_t ns)
+{
+	return ns < 0 ? -(uint64_t)ns : (uint64_t)ns;
+}
+
+/* A clock that nothing disciplines has no bound: what the kernel then says (16 s) is only as far as it counts. */
+static uint64_t bound_of(const struct pvclock_host_time *time)
+{
+	return time->state == TIME_ERROR ? PVCLOCK_ERROR_UNKNOWN : time->max_error_ns;
+}
+
 /* A host that was never told its offset has CLOCK_TAI equal to CLOCK_REALTIME. */
 static bool knows_tai(const struct pvclock_host_time *time)
 {
 	return time->tai_offset != 0;
-}
-
-/* Nobody keeps a clock that is not synchronized: its bound is what it was when somebody last did. */
-static uint64_t known_error(const struct pvclock_host_time *time)
-{
-	return time->state == TIME_ERROR ? PVCLOCK_ERROR_UNKNOWN : time->max_error_ns;
 }
 
 void pvclock_elapsed_measure(const struct pvclock_host_time *then, const struct pvclock_host_time *now,
@@ -153,15 +167,15 @@ void pvclock_elapsed_measure(const struct pvclock_host_time *then, const struct 
 
 	if (pvclock_host_time_same_boot(then, now)) {
 		elapsed->by = PVCLOCK_BY_BOOTTIME;
-		elapsed->measured_ns = (int64_t)(now->boottime_ns - then->boottime_ns);
+		elapsed->measured_ns = difference(now->boottime_ns, then->boottime_ns);
 		elapsed->bound_ns = brackets;
 	} else {
 		elapsed->by = knows_tai(then) && knows_tai(now) ? PVCLOCK_BY_TAI : PVCLOCK_BY_REALTIME;
-		elapsed->measured_ns = elapsed->by == PVCLOCK_BY_TAI ? (int64_t)(now->tai_ns - then->tai_ns) :
-								       (int64_t)(now->realtime_ns - then->realtime_ns);
-		elapsed->bound_ns = add(add(known_error(then), known_error(now)), brackets);
+		elapsed->measured_ns = elapsed->by == PVCLOCK_BY_TAI ? difference(now->tai_ns, then->tai_ns) :
+								       difference(now->realtime_ns, then->realtime_ns);
+		elapsed->bound_ns = add(add(bound_of(then), bound_of(now)), brackets);
 		if (elapsed->by == PVCLOCK_BY_REALTIME)
-			elapsed->bound_ns = add(elapsed->bound_ns, LEAP_NS);
+			elapsed->bound_ns = add(elapsed->bound_ns, LEAP_NS * (1 + magnitude(elapsed->measured_ns) / LEAPS_APART_NS));
 	}
 	elapsed->ns = elapsed->measured_ns > 0 ? (uint64_t)elapsed->measured_ns : 0;
 }

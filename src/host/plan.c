@@ -53,7 +53,9 @@ uint64_t pvclock_switch_deadline(const struct pvclock_switch *at, uint64_t tsc, 
 	if (__builtin_add_overflow(at->tsc, deadline - tsc, &tick) ||
 	    !pvclock_first_tick(&at->inverse, pvclock_line_ns(&at->old, tick), &tick))
 		return UINT64_MAX;
-	return __builtin_add_overflow(tsc, tick > at->tsc ? tick - at->tsc : 0, &tick) ? UINT64_MAX : tick;
+	if (__builtin_add_overflow(tsc, tick > at->tsc ? tick - at->tsc : 0, &tick))
+		return UINT64_MAX;
+	return tick ? tick : 1; /* 0 would disarm it */
 }
 
 /* --- time that passed -------------------------------------------------------------------------- */
@@ -77,6 +79,20 @@ static bool tsc_went_on(const struct pvclock_elapsed *elapsed, uint64_t ns)
 	return elapsed->by == PVCLOCK_BY_BOOTTIME && apart <= INSTANT_NS + elapsed->ns / 1000000 * SLEW_PPM;
 }
 
+/* One line serves vCPUs whose TSCs differ by an offset, and a plan has one rate for all. */
+static int refuse_other_rates(const struct pvclock_record *record, struct pvclock_reason *reason)
+{
+	for (uint32_t i = 0; i < record->vcpu_count; i++) {
+		if (tsc_same_rate(&record->vcpus[i].tsc, &record->reference))
+			continue;
+		pvclock_reason_set(reason, PVCLOCK_REASON_TSC_RATES_DIFFER,
+				   "The record's vCPU %u has another TSC ratio than its line is for; give all vCPUs one TSC rate before the save.",
+				   record->vcpus[i].index);
+		return -EINVAL;
+	}
+	return 0;
+}
+
 static bool stays_here(enum pvclock_blackout blackout)
 {
 	return blackout == PVCLOCK_BLACKOUT_LIVE_UPDATE || blackout == PVCLOCK_BLACKOUT_PAUSE;
@@ -91,6 +107,7 @@ static void measure(const struct pvclock_record *record, const struct pvclock_ho
 	if (now->at.ticks < record->time.at.ticks || !pvclock_line_make(&line, 0, 0, &record->host, NULL))
 		return;
 	ns = pvclock_line_ns(&line, now->at.ticks - record->time.at.ticks);
+	ns = ns < INT64_MAX ? ns : INT64_MAX;
 	if (stays_here(plan->blackout) || tsc_went_on(&plan->elapsed, ns))
 		plan->elapsed = (struct pvclock_elapsed){ .by = PVCLOCK_BY_TSC, .measured_ns = (int64_t)ns, .ns = ns };
 }
@@ -113,6 +130,8 @@ static bool count(const struct pvclock_record *record, const struct pvclock_dest
 		plan->bound_ns = plan->elapsed.bound_ns;
 	if (plan->elapsed.by == PVCLOCK_BY_TSC && !plan->capped) {
 		*tsc = first_tsc(record, destination->time.at);
+		if (*tsc < then || plan->counted_ns == INT64_MAX)
+			return false;
 	} else if (plan->counted_ns) {
 		pvclock_inverse_make(&inverse, line);
 		if (__builtin_add_overflow(pvclock_line_ns(line, then), plan->counted_ns, &ns) ||
@@ -160,11 +179,20 @@ static int refuse_other_boot(const struct pvclock_record *record, const struct p
 	return -EINVAL;
 }
 
+static int refuse_slope(const struct pvclock_slope *host, struct pvclock_reason *reason)
+{
+	pvclock_reason_set(reason, PVCLOCK_REASON_NO_LINE,
+			   "This host's slope, %llu x 2^%d ns a tick, is no clock's; learn it anew from its kernel (pvclock host).",
+			   (unsigned long long)host->mantissa, host->exponent);
+	return -EINVAL;
+}
+
 /* Which slope the clock can have here, per tick of the guest's TSC as it will run. */
 static int choose_slope(const struct pvclock_record *record, const struct pvclock_destination *destination,
 			struct pvclock_plan *plan, struct pvclock_slope *slope, struct pvclock_reason *reason)
 {
 	const struct pvclock_slope *host = destination->kernel_publishes ? &destination->kernel : &destination->host;
+	struct pvclock_line scaled;
 
 	if (host->mantissa == 0 && record->policy.fall_back) {
 		plan->precision = PVCLOCK_LEGACY;
@@ -176,7 +204,13 @@ static int choose_slope(const struct pvclock_record *record, const struct pvcloc
 				   "(policy.fall_back).", destination->no_line.text);
 		return -ENOTSUP;
 	}
-	return pvclock_slope_to_guest(host, &plan->ratio, slope) ? 0 : -EINVAL;
+	/* KVM makes the page of a scaled TSC from its kHz */
+	if (destination->kernel_publishes && plan->tsc_khz && pvclock_line_make_kvm(&scaled, 0, 0, plan->tsc_khz) &&
+	    pvclock_slope_from_line(&scaled, slope))
+		return 0;
+	if (pvclock_slope_to_guest(host, &plan->ratio, slope))
+		return 0;
+	return refuse_slope(host, reason);
 }
 
 /* The guest's TSC against before. There it was the host's, scaled: a line that the kernel published has another slope. */
@@ -184,13 +218,10 @@ static void look_at_tsc(const struct pvclock_record *record, const struct pvcloc
 			struct pvclock_plan *plan)
 {
 	struct pvclock_slope was, is;
-	int64_t more; /* ns a tick: fewer ticks */
 
-	if (!pvclock_slope_to_guest(&record->host, &record->vcpus[0].tsc, &was) ||
-	    !pvclock_slope_to_guest(&destination->host, &plan->ratio, &is))
-		return;
-	more = pvclock_slope_difference(&is, &was);
-	plan->tsc_rate_difference = more == INT64_MIN ? INT64_MAX : -more; /* both ends are saturated */
+	if (pvclock_slope_to_guest(&record->host, &record->vcpus[0].tsc, &was) &&
+	    pvclock_slope_to_guest(&destination->host, &plan->ratio, &is))
+		plan->tsc_rate_difference = pvclock_slope_difference(&was, &is); /* ticks per ns, is against was: the inverse ratio */
 }
 
 void pvclock_plan_vcpu(const struct pvclock_record *record, const struct pvclock_plan *plan, uint32_t i, uint64_t *tsc,
@@ -229,7 +260,9 @@ int pvclock_plan_make(const struct pvclock_record *record, const struct pvclock_
 	plan.at.old = first_line(record);
 	if (!pvclock_slope_from_line(&plan.at.old, &was))
 		return -EINVAL;
-	error = stays_here(blackout) ? refuse_other_boot(record, destination, reason) : 0;
+	error = refuse_other_rates(record, reason);
+	if (error == 0)
+		error = stays_here(blackout) ? refuse_other_boot(record, destination, reason) : 0;
 	if (error)
 		return error;
 	choose_ratio(&was, destination, &plan);
@@ -245,7 +278,7 @@ int pvclock_plan_make(const struct pvclock_record *record, const struct pvclock_
 	}
 	old = plan.at.old;
 	if (!pvclock_switch_make(&plan.at, &old, tsc, &slope))
-		return -EINVAL;
+		return refuse_slope(&slope, reason);
 	if (plan.precision != PVCLOCK_LEGACY)
 		plan.precision = plan.at.exact ? PVCLOCK_EXACT : PVCLOCK_CONTINUED;
 	/* a host that ignores offsets runs the TSC with none */

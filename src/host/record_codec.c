@@ -210,7 +210,7 @@ static bool check_host(const struct pvclock_record *record, struct pvclock_reaso
 /* CLOCK_TAI is CLOCK_REALTIME and the offset: what was read at one instant cannot differ by more than a step between the reads. */
 static bool check_time(const struct pvclock_host_time *time, struct pvclock_reason *reason)
 {
-	int64_t apart = (int64_t)(time->tai_ns - time->realtime_ns) - (int64_t)time->tai_offset * NS_PER_SEC;
+	int64_t apart = (int64_t)(time->tai_ns - time->realtime_ns - (uint64_t)(time->tai_offset * NS_PER_SEC));
 
 	if (time->tai_offset < -TAI_OFFSET_MAX || time->tai_offset > TAI_OFFSET_MAX)
 		return REFUSE(reason, "The record's TAI offset is %d s; none beyond %d s is known to anybody.", time->tai_offset,

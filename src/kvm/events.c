@@ -111,8 +111,10 @@ int pvclock_kvm_pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason
 	uint64_t ns, allowed;
 	int error = 0;
 
-	if (!kvm->held || now.ticks < then.ticks || kvm->vcpu_count == 0 || !host_line(kvm, &line))
-		return 0; /* the TSC was reset, or there is no clock yet */
+	if (kvm->held && now.ticks < then.ticks) /* reset in between: KVM lets the guests' go on from where they were */
+		return follow_tscs(kvm);
+	if (!kvm->held || kvm->vcpu_count == 0 || !host_line(kvm, &line))
+		return 0; /* there is no clock yet */
 	pvclock_vm_get_policy(kvm->vm, &policy);
 	ns = pvclock_line_ns(&line, now.ticks - then.ticks);
 	allowed = policy.advance_max_ns > kvm->counted_ns ? policy.advance_max_ns - kvm->counted_ns : 0;

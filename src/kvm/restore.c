@@ -204,12 +204,25 @@ static int restore_registrations(struct pvclock_kvm *kvm, const struct pvclock_r
 
 static void keep_account(struct pvclock_kvm *kvm, const struct pvclock_record *record, const struct pvclock_plan *plan)
 {
-	struct pvclock_account account = record->account;
+	struct pvclock_account account = { 0 };
 
+	if (kvm->mode->slope) /* else pvclock_record_apply has put it there */
+		account = record->account;
 	account.rate_changes += plan->precision != PVCLOCK_EXACT;
 	pvclock_vm_count(kvm->vm, &account);
 	kvm->counted_ns = plan->counted_ns;
 	kvm->uncounted_ns = plan->elapsed.ns - plan->counted_ns;
+}
+
+/* The clock goes on from its value, and follows a TSC of which nobody knows how it runs. */
+static void declare_legacy(struct pvclock_kvm *kvm)
+{
+	struct pvclock_reason reason;
+
+	pvclock_reason_set(&reason, PVCLOCK_REASON_NO_LINE,
+			   "The clock was restored on a host without a line and goes on from its value alone; give it a line (pvclock_kvm_arrive) or "
+			   "another host.");
+	pvclock_vm_declare_unstable(kvm->vm, &reason);
 }
 
 static int carry_out(struct pvclock_kvm *kvm, const struct pvclock_record *record, const struct pvclock_slope *host,
@@ -240,6 +253,7 @@ int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *re
 	int paused = pvclock_vm_pause(kvm->vm), error;
 	struct pvclock_destination here;
 	struct pvclock_plan plan;
+	struct pvclock_slope legacy;
 
 	pvclock_reason_clear(reason);
 	host = host ? host : &record->host;
@@ -258,12 +272,18 @@ int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *re
 			pvclock_vm_resume(kvm->vm);
 		return error;
 	}
+	if (plan.precision == PVCLOCK_LEGACY) { /* nobody here knows the slope: the guest's own, which is no promise */
+		pvclock_slope_from_line(&plan.at.line, &legacy);
+		host = &legacy;
+	}
 	if (out)
 		*out = plan;
 	pvclock_vm_set_policy(kvm->vm, &record->policy);
 	pvclock_kvm_blackout(kvm, blackout);
 	/* a mode that keeps no function puts the kernel's clock back, and that is all */
 	error = kvm->mode->slope ? carry_out(kvm, record, host, &here, &plan, reason) : kvm->mode->restore(kvm, record, reason);
+	if (error == 0 && plan.precision == PVCLOCK_LEGACY)
+		declare_legacy(kvm);
 	if (error == 0)
 		keep_account(kvm, record, &plan);
 	else if (reason && reason->code == PVCLOCK_REASON_NONE)

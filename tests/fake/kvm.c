@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <stdio.h>
 #include <string.h>
 
 uint64_t fake_random(struct fake_kvm *fake)
@@ -58,6 +59,26 @@ static struct pvclock_host_tsc fake_read_tsc(void *ctx)
 	return (struct pvclock_host_tsc){ fake->tsc };
 }
 
+static void leap(struct fake_kvm *fake)
+{
+	if (fake->leap_tsc == 0 || fake->tsc < fake->leap_tsc)
+		return;
+	fake->leap_tsc = 0;
+	fake->tai_offset++;
+	fake->realtime_ns -= 1000000000;
+}
+
+static int fake_adjtimex(void *ctx, struct timex *status)
+{
+	struct fake_kvm *fake = ctx;
+
+	leap(fake);
+	status->tai = fake->tai_offset;
+	status->maxerror = fake->max_error_us;
+	status->esterror = fake->estimated_error_us;
+	return fake->ntp_state;
+}
+
 static int fake_clock_gettime(void *ctx, clockid_t clock, struct timespec *ts)
 {
 	struct fake_kvm *fake = ctx;
@@ -65,8 +86,13 @@ static int fake_clock_gettime(void *ctx, clockid_t clock, struct timespec *ts)
 
 	fake->tsc += 40;
 	ns = (uint64_t)((unsigned __int128)fake->tsc * 1000000 / fake->khz);
-	if (clock == CLOCK_REALTIME)
+	leap(fake);
+	if (clock == CLOCK_REALTIME || clock == CLOCK_TAI)
 		ns += (uint64_t)fake->realtime_ns;
+	if (clock == CLOCK_TAI)
+		ns += (uint64_t)fake->tai_offset * 1000000000u;
+	if (clock == CLOCK_BOOTTIME)
+		ns += fake->slept_ns;
 	ts->tv_sec = (time_t)(ns / 1000000000);
 	ts->tv_nsec = (long)(ns % 1000000000);
 	return 0;
@@ -96,7 +122,8 @@ static int msrs(struct fake_kvm *fake, int fd, unsigned long request, void *arg)
 	struct { uint32_t count, pad; struct kvm_msr_entry entry; } *one = arg;
 	uint64_t *place = one->entry.index == PVCLOCK_MSR_SYSTEM_TIME ? &fake->system_time_msr :
 			  one->entry.index == PVCLOCK_MSR_WALL_CLOCK ? &fake->wall_clock_msr :
-			  one->entry.index == 0x6e0 ? &fake->deadline[second] : NULL;
+			  one->entry.index == 0x6e0 ? &fake->deadline[second] :
+			  one->entry.index == 0x3b ? &fake->tsc_adjust[second] : NULL;
 
 	if (request == KVM_GET_MSRS && one->entry.index == 0x10) {
 		one->entry.data = fake->tsc + offset;
@@ -142,9 +169,14 @@ static int fake_ioctl(void *ctx, int fd, unsigned long request, void *arg)
 	}
 	switch (request) {
 	case KVM_CHECK_EXTENSION:
-		return (uintptr_t)arg == KVM_CAP_TSC_CONTROL ? 0 : 1;
+		return (uintptr_t)arg == KVM_CAP_TSC_CONTROL ? fake->tsc_control : 1;
 	case KVM_GET_TSC_KHZ:
-		return (int)fake->khz;
+		return (int)(fd >= FAKE_VCPU_FD && fake->vcpu_khz[fd - FAKE_VCPU_FD] ? fake->vcpu_khz[fd - FAKE_VCPU_FD] : fake->khz);
+	case KVM_SET_TSC_KHZ:
+		if (!fake->tsc_control)
+			return -EINVAL;
+		fake->vcpu_khz[fd - FAKE_VCPU_FD] = (uint32_t)(uintptr_t)arg;
+		return 0;
 	case KVM_SET_CLOCK:
 		fake->set_clock_calls++;
 		fake->anchor_tsc = fake->tsc;
@@ -182,11 +214,11 @@ static int fake_ioctl(void *ctx, int fd, unsigned long request, void *arg)
 
 static ssize_t fake_read_file(void *ctx, const char *path, char *text, size_t size)
 {
-	(void)ctx;
-	(void)path;
-	(void)text;
-	(void)size;
-	return -ENOENT;
+	struct fake_kvm *fake = ctx;
+
+	if (!fake->boot_id || strcmp(path, "/proc/sys/kernel/random/boot_id") != 0)
+		return -ENOENT;
+	return snprintf(text, size, "%s\n", fake->boot_id);
 }
 
 static void fake_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t regs[4])
@@ -213,6 +245,7 @@ static const struct pvclock_os_ops fake_ops = {
 	.cpuid = fake_cpuid,
 	.run_interrupted = fake_run_interrupted,
 	.sleep = fake_sleep,
+	.adjtimex = fake_adjtimex,
 };
 
 void fake_kvm_init(struct fake_kvm *fake, uint64_t seed)

@@ -34,6 +34,15 @@ struct fake_kvm {
 	uint64_t system_time_msr, wall_clock_msr;
 	unsigned int set_clock_calls, offset_writes, ctrl_calls;
 	int64_t realtime_ns; /* CLOCK_REALTIME at TSC 0 */
+	int32_t tai_offset;  /* s; CLOCK_TAI is so far ahead of CLOCK_REALTIME */
+	uint64_t leap_tsc;   /* there UTC repeats a second: the offset grows, and CLOCK_REALTIME steps back. 0: never */
+	uint64_t slept_ns;   /* CLOCK_BOOTTIME has counted so much more */
+	const char *boot_id; /* NULL: there is none to read */
+	int ntp_state;       /* what adjtimex returns */
+	long max_error_us, estimated_error_us;
+	uint64_t tsc_adjust[2];
+	bool tsc_control;      /* it scales TSCs, as AMD does: 32 fraction bits */
+	uint32_t vcpu_khz[2];  /* to what; 0: not at all */
 	/* what it was told to filter, and what to exit for */
 	struct kvm_msr_filter filter;
 	uint8_t bitmaps[KVM_MSR_FILTER_MAX_RANGES][FAKE_BITMAP];

@@ -30,7 +30,7 @@ static void run_a_clock(const struct pvclock_slope *host)
 	struct pvclock_vcpu *vcpu;
 	struct pvclock_record record, decoded;
 	struct pvclock_vm *vm;
-	unsigned char bytes[256], dirty = 0;
+	unsigned char bytes[512], dirty = 0;
 	uint64_t now;
 	ssize_t length;
 
