@@ -184,6 +184,8 @@ static bool run_guest(struct live *live, struct run *run, const char *mode, enum
 	bool started = harness_start(&run->harness, &options) == 0, lives;
 
 	if (started) {
+		run->harness.sink = take; /* from the ring's beginning, so that entries come in pairs */
+		run->harness.sink_ctx = run;
 		run->harness.shared->argument[0] = LONGEST_NS;
 		run->harness.shared->argument[1] = FAR_NS;
 		started = harness_wait_started(&run->harness, WATCH_START_MS) == 0;
@@ -195,8 +197,6 @@ static bool run_guest(struct live *live, struct run *run, const char *mode, enum
 	}
 	if (!started)
 		return live_check(live, false, "%s: the guest starts: %s", run->name, run->harness.error);
-	run->harness.sink = take; /* from the ring's beginning, so that entries come in pairs */
-	run->harness.sink_ctx = run;
 	lives = harness_run(&run->harness, SETTLE_MS) == 0;
 	run->taken = run->early = run->quiet.count = 0;
 	for (unsigned int round = 0; lives && run->taken < deadlines; round++) {
