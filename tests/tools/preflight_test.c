@@ -279,11 +279,19 @@ static void a_wild_record_is_planned_alike(void **state)
 		struct pvclock_plan plan;
 
 		make_wild_record(&record, vcpus, 1 + i % VCPUS_MAX);
+		for (uint32_t j = 1; i % 4 != 0 && j < record.vcpu_count; j++) { /* ratios that differ are refused */
+			vcpus[j].tsc.ratio = vcpus[0].tsc.ratio;
+			vcpus[j].tsc.frac_bits = vcpus[0].tsc.frac_bits;
+		}
 		plain_host(&destination, &record);
 		destination.time.at.ticks = random_u64();
 		destination.time.boottime_ns = random_u64();
 		destination.time.tai_ns = random_u64();
 		destination.time.realtime_ns = random_u64();
+		if (i % 4) { /* centuries are refused */
+			destination.time.tai_ns = record.time.tai_ns + random_u64() % (1ull << 55);
+			destination.time.realtime_ns = record.time.realtime_ns + random_u64() % (1ull << 55);
+		}
 		destination.frac_bits = i % 3 == 0 ? 48 : 0;
 		destination.tsc_offsets = i % 2;
 		destination.kernel_publishes = i % 5 == 0;
