@@ -169,12 +169,12 @@ int clock_learn(struct machine *machine, const struct wire *wire, struct problem
 	return 0;
 }
 
-void clock_set_policy(struct machine *machine, const struct policy_change *change)
+void clock_set_policy(struct machine *machine, const char *words)
 {
 	struct pvclock_policy policy;
 
 	pvclock_vm_get_policy(machine->clock.vm, &policy);
-	policy_apply(change, &policy);
+	pvclock_policy_parse(&policy, words, NULL); /* main.c has seen to it that they are right */
 	pvclock_vm_set_policy(machine->clock.vm, &policy);
 }
 
@@ -285,7 +285,7 @@ out:
 }
 
 int clock_restore(struct machine *machine, const struct wire *wire, enum pvclock_blackout blackout,
-		  const struct pvclock_slope *host, const struct policy_change *change, struct problem *problem)
+		  const struct pvclock_slope *host, const char *policy, struct problem *problem)
 {
 	struct pvclock_record record = { 0 };
 	struct pvclock_reason reason = { 0 };
@@ -293,8 +293,8 @@ int clock_restore(struct machine *machine, const struct wire *wire, enum pvclock
 
 	if (decode(wire, &record, problem) < 0)
 		return -1;
-	if (change != NULL)
-		policy_apply(change, &record.policy);
+	if (policy != NULL)
+		pvclock_policy_parse(&record.policy, policy, NULL);
 	/* A live update: the predecessor proved it on this host; the successor need not learn it again. */
 	if (host == NULL && machine->clock.source != NULL)
 		error = pvclock_source_assume(machine->clock.source, &record.host, &reason);

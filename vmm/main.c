@@ -145,6 +145,20 @@ static int parse_as(const char *text, enum pvclock_blackout *blackout, struct pr
 	return fail(problem, "--as %s: give snapshot or migration", text);
 }
 
+/* Said more than once, the words add up. */
+static int parse_policy(const char *text, char *words, size_t size, struct problem *problem)
+{
+	struct pvclock_policy unused = pvclock_policy_default();
+	struct pvclock_reason reason;
+	size_t length = strlen(words);
+
+	if (pvclock_policy_parse(&unused, text, &reason) != 0)
+		return fail(problem, "--policy: %s", reason.text);
+	if ((size_t)snprintf(words + length, size - length, "%s%s", length ? "," : "", text) >= size - length)
+		return fail(problem, "--policy %s: that is too much", text);
+	return 0;
+}
+
 /* 0: run; 1: done already; -1. */
 static int parse_options(int argc, char **argv, struct options *options, struct problem *problem)
 {
@@ -180,7 +194,7 @@ static int parse_options(int argc, char **argv, struct options *options, struct 
 			result = parse_as(optarg, &options->restore_as, problem);
 			break;
 		case 'p':
-			result = policy_parse(optarg, &options->policy, problem);
+			result = parse_policy(optarg, options->policy, sizeof(options->policy), problem);
 			break;
 		case OPTION_SAME_BOOT:
 			options->same_boot = true;
@@ -251,7 +265,7 @@ static int begin(struct machine *machine, const struct options *options, struct 
 	    clock_attach(machine, options->mode, true, problem) < 0 || vcpus_start(machine, problem) < 0 ||
 	    clock_start(machine, problem) < 0)
 		return -1;
-	clock_set_policy(machine, &options->policy);
+	clock_set_policy(machine, options->policy);
 	vcpus_resume(machine);
 	return 0;
 }

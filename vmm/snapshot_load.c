@@ -183,7 +183,7 @@ static int restore(struct machine *machine, const struct snapshot *snapshot, con
 		return -1;
 	fault_reached(&options->fault, "restore:loaded");
 	if (machine_restore(machine, &snapshot->wire, problem) < 0 ||
-	    clock_restore(machine, &snapshot->wire, options->restore_as, &host, &options->policy, problem) < 0)
+	    clock_restore(machine, &snapshot->wire, options->restore_as, &host, options->policy, problem) < 0)
 		return -1;
 	fault_reached(&options->fault, "restore:restored");
 	vcpus_settle(machine);

@@ -32,22 +32,15 @@ struct fault_plan {
 	int64_t corrupt_bit;            /* of the record that an update hands over; -1: none */
 };
 
-/* What --policy said; the rest stays as it is. */
-struct policy_change {
-	bool on[PVCLOCK_BLACKOUT_COUNT], advance_max, fall_back;
-	struct pvclock_policy to;
-};
-
 struct options {
 	uint32_t vcpus;       /* 0: not said */
 	uint64_t memory_size; /* 0: not said */
-
 	enum pvclock_mode mode;
 	const char *payload;
 	const char *restore_path;        /* a snapshot to start from, or NULL */
 	enum pvclock_blackout restore_as;
 	bool same_boot;                  /* its record's slope is taken for this host's, if the record is of this boot */
-	struct policy_change policy;
+	char policy[256];                /* as pvclock_policy_parse takes it */
 	int memory_fd, control_fd;    /* inherited, or -1 */
 	int successor_fd, commit_fd;  /* a live update's new side; else -1 */
 	uint64_t handover_timeout_ns;
@@ -177,18 +170,12 @@ int clock_resume(struct machine *machine, struct pvclock_correction *correction,
 int clock_save(struct machine *machine, struct wire *wire, int64_t corrupt_bit, struct problem *problem);
 /* `host`: this host's own slope, or NULL for the record's; `change`: of the record's policy, or NULL. */
 int clock_restore(struct machine *machine, const struct wire *wire, enum pvclock_blackout blackout,
-		  const struct pvclock_slope *host, const struct policy_change *change, struct problem *problem);
+		  const struct pvclock_slope *host, const char *policy, struct problem *problem);
 /* This host's own slope, proven or as well as it is known. */
 int clock_slope(const struct machine *machine, struct pvclock_slope *slope, struct problem *problem);
 /* Takes the slope of a state's record, if it was saved on this boot of this host; else proves this host's. */
 int clock_learn(struct machine *machine, const struct wire *wire, struct problem *problem);
-void clock_set_policy(struct machine *machine, const struct policy_change *change);
-
-/* --- policies (policy.c) -------------------------------------------------------------------------- */
-
-/* One KEY=VALUE. */
-int policy_parse(const char *text, struct policy_change *change, struct problem *problem);
-void policy_apply(const struct policy_change *change, struct pvclock_policy *policy);
+void clock_set_policy(struct machine *machine, const char *words);
 
 /* --- snapshots (snapshot_save.c, snapshot_load.c) ---------------------------------------------------- */
 
