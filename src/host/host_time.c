@@ -55,7 +55,7 @@ static void read_boot_id(const struct pvclock_os *os, uint8_t id[PVCLOCK_BOOT_ID
 	size_t digits = 0;
 
 	memset(id, 0, PVCLOCK_BOOT_ID_SIZE);
-	if (os->ops->read_file(os->ctx, "/proc/sys/kernel/random/boot_id", text, sizeof(text)) < 0)
+	if (!os->ops->read_file || os->ops->read_file(os->ctx, "/proc/sys/kernel/random/boot_id", text, sizeof(text)) < 0)
 		return;
 	for (const char *c = text; *c && digits < 2 * PVCLOCK_BOOT_ID_SIZE; c++) {
 		int digit = hex_digit(*c);
