@@ -91,8 +91,12 @@ struct pvclock_line pvclock_line_shifted(struct pvclock_line line, int64_t ticks
 	struct pvclock_slope slope;
 	struct pvclock_line next;
 
-	if (ticks >= 0 || line.tsc >= behind) {
-		line.tsc += (uint64_t)ticks;
+	if (ticks >= 0) { /* an anchor that no tick reaches stays one */
+		line.tsc = line.tsc > UINT64_MAX - (uint64_t)ticks ? UINT64_MAX : line.tsc + (uint64_t)ticks;
+		return line;
+	}
+	if (line.tsc >= behind) {
+		line.tsc -= behind;
 		return line;
 	}
 	/* A counter that was set back to near 0: its tick 0 becomes the anchor, and the clock keeps its value there. */
