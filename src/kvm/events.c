@@ -59,7 +59,7 @@ void pvclock_kvm_blackout(struct pvclock_kvm *kvm, enum pvclock_blackout blackou
 	kvm->blackout = blackout;
 }
 
-/* How many ticks of this host's TSC begin within `ns`, and how many ns `ticks` of them take. */
+/* ns by ticks of this host's TSC. False: its slope is not known. */
 static bool host_line(const struct pvclock_kvm *kvm, struct pvclock_line *line)
 {
 	return pvclock_line_make(line, 0, 0, &kvm->host, NULL);
@@ -91,6 +91,7 @@ static int set_back(struct pvclock_kvm *kvm, struct pvclock_host_tsc then, struc
 	}
 	arrival.tscs = tscs;
 	arrival.tsc_count = kvm->vcpu_count;
+	kvm->moved_ticks = 0; /* an arrival that is refused moves nothing */
 	error = pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &arrival.line);
 	if (error == 0)
 		error = pvclock_kvm_arrive(kvm, &arrival, NULL, reason);
