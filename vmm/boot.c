@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * boot.c - straight into 64-bit mode: page tables, a GDT, the payload, and every vCPU at its entry with
- * RDI = its index, RSI = struct vmm_shared's address, and a stack of its own.
- *
- * Guest memory: 0x1000 page tables, GDT | 0x10000 struct vmm_shared | 0x400000 stacks | 0x800000 payload ...
+ * RDI = its index, RSI = struct vmm_shared's address, and a stack of its own. Where all that lies: shared.h.
  */
 #include "vmm.h"
 
@@ -20,12 +18,10 @@
 #define PDPT_GPA (VMM_BOOT_GPA + 0x1000)
 #define PD_GPA (VMM_BOOT_GPA + 0x2000) /* four: 4 GiB, so that the guest reaches its local APIC */
 #define GDT_GPA (VMM_BOOT_GPA + 0x6000)
-#define STACK_GPA 0x400000ull
-#define STACK_SIZE 0x10000ull
-#define STACKS_END (STACK_GPA + VMM_VCPUS_MAX * STACK_SIZE)
+#define STACKS_END (VMM_STACK_GPA + VMM_VCPUS_MAX * VMM_STACK_SIZE)
 
 _Static_assert(GDT_GPA + 0x1000 <= VMM_SHARED_GPA, "boot structures lie below the shared one");
-_Static_assert(VMM_SHARED_GPA + sizeof(struct vmm_shared) <= STACK_GPA, "the shared structure lies below the stacks");
+_Static_assert(VMM_SHARED_GPA + sizeof(struct vmm_shared) <= VMM_STACK_GPA, "the shared structure lies below the stacks");
 _Static_assert(STACKS_END <= VMM_PAYLOAD_GPA, "the stacks lie below the payload");
 
 /* Intel SDM 3A 4.5: present, writable; page size */
@@ -42,10 +38,6 @@ _Static_assert(STACKS_END <= VMM_PAYLOAD_GPA, "the stacks lie below the payload"
 #define EFER_LME (1ull << 8)
 #define EFER_LMA (1ull << 10)
 #define RFLAGS_RESERVED 0x2ull
-
-#define SEGMENT_CODE 0x8u
-#define SEGMENT_DATA 0x10u
-#define SEGMENT_TASK 0x18u
 
 #define ELF_SEGMENTS_MAX 64u
 
@@ -64,10 +56,10 @@ static void write_tables(struct machine *machine)
 			write_u64(machine, directory + i * 8, gib << 30 | i << 21 | PTE_PRESENT_WRITABLE | PTE_LARGE);
 	}
 	write_u64(machine, GDT_GPA, 0);
-	write_u64(machine, GDT_GPA + SEGMENT_CODE, 0x00af9b000000ffffull);
-	write_u64(machine, GDT_GPA + SEGMENT_DATA, 0x00cf93000000ffffull);
-	write_u64(machine, GDT_GPA + SEGMENT_TASK, 0x00008b000000ffffull); /* 16 bytes: base 0, busy 64-bit TSS */
-	write_u64(machine, GDT_GPA + SEGMENT_TASK + 8, 0);
+	write_u64(machine, GDT_GPA + VMM_SEGMENT_CODE, VMM_DESCRIPTOR_CODE);
+	write_u64(machine, GDT_GPA + VMM_SEGMENT_DATA, VMM_DESCRIPTOR_DATA);
+	write_u64(machine, GDT_GPA + VMM_SEGMENT_TASK, VMM_DESCRIPTOR_TASK);
+	write_u64(machine, GDT_GPA + VMM_SEGMENT_TASK + 8, 0);
 }
 
 static int enter_vcpu(struct vcpu *vcpu, uint64_t entry, struct problem *problem)
@@ -76,16 +68,16 @@ static int enter_vcpu(struct vcpu *vcpu, uint64_t entry, struct problem *problem
 
 	if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
 		return fail(problem, "KVM_GET_SREGS of vCPU %u: %s", vcpu->index, strerror(errno));
-	struct kvm_segment code = { .limit = 0xffffffff, .selector = SEGMENT_CODE, .type = 0xb, .present = 1, .s = 1,
+	struct kvm_segment code = { .limit = 0xffffffff, .selector = VMM_SEGMENT_CODE, .type = 0xb, .present = 1, .s = 1,
 				    .l = 1, .g = 1 };
-	struct kvm_segment data = { .limit = 0xffffffff, .selector = SEGMENT_DATA, .type = 0x3, .present = 1, .s = 1,
+	struct kvm_segment data = { .limit = 0xffffffff, .selector = VMM_SEGMENT_DATA, .type = 0x3, .present = 1, .s = 1,
 				    .db = 1, .g = 1 };
 	sregs.cs = code;
 	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
-	sregs.tr = (struct kvm_segment){ .limit = 0xffff, .selector = SEGMENT_TASK, .type = 0xb, .present = 1 };
+	sregs.tr = (struct kvm_segment){ .limit = 0xffff, .selector = VMM_SEGMENT_TASK, .type = 0xb, .present = 1 };
 	sregs.ldt = (struct kvm_segment){ .unusable = 1 };
 	sregs.gdt.base = GDT_GPA;
-	sregs.gdt.limit = SEGMENT_TASK + 16 - 1;
+	sregs.gdt.limit = VMM_SEGMENT_TASK + 16 - 1;
 	sregs.idt.base = 0;
 	sregs.idt.limit = 0; /* any exception is a triple fault until the guest loads an IDT of its own */
 	sregs.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
@@ -96,7 +88,7 @@ static int enter_vcpu(struct vcpu *vcpu, uint64_t entry, struct problem *problem
 		return fail(problem, "KVM_SET_SREGS of vCPU %u: %s", vcpu->index, strerror(errno));
 	struct kvm_regs regs = {
 		.rip = entry,
-		.rsp = STACK_GPA + (vcpu->index + 1) * STACK_SIZE,
+		.rsp = VMM_STACK_GPA + (vcpu->index + 1) * VMM_STACK_SIZE,
 		.rdi = vcpu->index,
 		.rsi = VMM_SHARED_GPA,
 		.rflags = RFLAGS_RESERVED,

@@ -4,20 +4,44 @@
  * guest logs what it read. Freestanding.
  *
  * A guest logs pairs (guest TSC, ns), so the host judges the clock as a *function*; it never needs a bracket.
+ *
+ * Guest memory: 0x1000 page tables, GDT | 0x10000 struct vmm_shared | 0x400000 stacks | 0x800000 payload. Under another VMM, which
+ * has a machine's old hardware below 1 MB, the guest itself brings all this about (guest/pvh.S), and struct vmm_shared lies above.
  */
 #ifndef VMM_SHARED_H
 #define VMM_SHARED_H
 
+#ifdef __ASSEMBLER__
+#define VMM_TYPED(number, suffix) number
+#else
+#define VMM_TYPED(number, suffix) number##suffix
+#endif
+
+#define VMM_BOOT_GPA VMM_TYPED(0x1000, ull)       /* page tables and GDT, written by the VMM */
+#define VMM_TRAMPOLINE_GPA VMM_TYPED(0x8000, ull) /* where a further vCPU of another VMM begins */
+#define VMM_SHARED_GPA VMM_TYPED(0x10000, ull)    /* struct vmm_shared */
+#define VMM_SHARED_PVH_GPA VMM_TYPED(0x2000000, ull)
+#define VMM_STACK_GPA VMM_TYPED(0x400000, ull)
+#define VMM_STACK_SIZE VMM_TYPED(0x10000, ull)    /* each vCPU's */
+#define VMM_PAYLOAD_GPA VMM_TYPED(0x800000, ull)  /* flat payloads; ELF payloads are linked here */
+#define VMM_VCPUS_MAX VMM_TYPED(16, u)
+
+/* In the GDT: 64-bit code, data, and a busy TSS that nobody uses, of 16 bytes. */
+#define VMM_SEGMENT_CODE VMM_TYPED(0x8, u)
+#define VMM_SEGMENT_DATA VMM_TYPED(0x10, u)
+#define VMM_SEGMENT_TASK VMM_TYPED(0x18, u)
+#define VMM_DESCRIPTOR_CODE VMM_TYPED(0x00af9b000000ffff, ull)
+#define VMM_DESCRIPTOR_DATA VMM_TYPED(0x00cf93000000ffff, ull)
+#define VMM_DESCRIPTOR_TASK VMM_TYPED(0x00008b000000ffff, ull)
+
+#ifndef __ASSEMBLER__
 #include <stdint.h>
 
-#define VMM_BOOT_GPA 0x1000ull    /* page tables and GDT, written by the VMM */
-#define VMM_SHARED_GPA 0x10000ull /* struct vmm_shared */
-#define VMM_PAYLOAD_GPA 0x800000ull /* flat payloads; ELF payloads are linked here */
 #define VMM_MEMORY_DEFAULT (32ull << 20)
-#define VMM_VCPUS_MAX 16u
 #define VMM_RING_ENTRIES 8192u    /* per vCPU; a power of two */
 #define VMM_SERIAL_PORT 0x3f8u    /* guest text, one byte a write */
 #define VMM_EXIT_PORT 0xf4u       /* one byte: the guest is done */
+#define VMM_PAGE_STRIDE 64u       /* a cache line for each vCPU's clock page */
 
 struct vmm_ring_entry {
 	uint64_t tsc;     /* guest TSC of the reading */
@@ -60,8 +84,10 @@ struct vmm_shared {
 	_Atomic uint64_t last;       /* the largest ns that any vCPU has published */
 	_Atomic uint64_t wall_ns;    /* the guest's reading of its wall clock page, UTC ns at system time 0 */
 	uint64_t argument[8];        /* by the judge, for the payload */
-	uint64_t pad[51];
+	uint64_t pages_gpa;          /* by the guest, if it wants them known: the vCPUs' clock pages, VMM_PAGE_STRIDE bytes each */
+	uint64_t pad[50];
 	struct vmm_ring ring[VMM_VCPUS_MAX];
 };
 
+#endif /* __ASSEMBLER__ */
 #endif

@@ -7,6 +7,7 @@
  * Guest: deadlines.elf on 4 vCPUs, which logs what it asked for and what its clock said at the interrupt. Host: ROUNDS of
  * events, until DEADLINES were taken.
  */
+#include "deadlines.h"
 #include "live.h"
 
 #include <stdio.h>
@@ -24,82 +25,25 @@
 #define SETTLE_MS 300  /* the kernel updates all pages 100 ms after a vCPU registered its own */
 #define SHOWN 5u
 
-struct late {
-	uint64_t *ns;
-	size_t count, size;
-};
-
-struct sleeper {
-	struct vmm_ring_entry asked;
-	bool armed;
-	uint64_t taken;
-};
-
 struct run {
 	struct harness harness;
 	const char *name, *last; /* the last event */
-	struct sleeper sleepers[VCPUS];
-	uint64_t taken, early, unpaired, across; /* across: an event came between */
-	struct late quiet, disturbed;
+	struct deadlines deadlines;
 	bool judged;
 };
-
-static void add(struct late *late, uint64_t ns)
-{
-	if (late->count == late->size) {
-		late->size = late->size * 2 + 4096;
-		late->ns = realloc(late->ns, late->size * sizeof(*late->ns));
-		if (!late->ns)
-			abort();
-	}
-	late->ns[late->count++] = ns;
-}
-
-static int order(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
-}
-
-static uint64_t quantile(struct late *late, unsigned int percent)
-{
-	if (late->count == 0)
-		return 0;
-	qsort(late->ns, late->count, sizeof(*late->ns), order);
-	return late->ns[(late->count - 1) * percent / 100];
-}
 
 static void take(void *ctx, unsigned int vcpu, const struct vmm_ring_entry *entries, size_t count)
 {
 	struct run *run = ctx;
-	struct sleeper *sleeper = &run->sleepers[vcpu];
+	struct deadlines *deadlines = &run->deadlines;
+	uint64_t before = deadlines->early;
 
-	for (size_t i = 0; i < count; i++) {
-		const struct vmm_ring_entry *entry = &entries[i];
-		bool across;
+	deadlines_take(deadlines, vcpu, entries, count);
+	for (uint64_t i = before; i < deadlines->early && i < SHOWN; i++) {
+		const struct deadline_early *early = &deadlines->first[i];
 
-		if (sleeper->armed == (entry->result == VMM_DEADLINE_ASKED)) {
-			run->unpaired++;
-			continue;
-		}
-		sleeper->armed = entry->result == VMM_DEADLINE_ASKED;
-		if (sleeper->armed) {
-			sleeper->asked = *entry;
-			continue;
-		}
-		across = entry->version != sleeper->asked.version;
-		run->taken++;
-		sleeper->taken++;
-		run->across += across;
-		if (entry->ns >= sleeper->asked.ns) {
-			add(across ? &run->disturbed : &run->quiet, entry->ns - sleeper->asked.ns);
-			continue;
-		}
-		if (run->early++ < SHOWN)
-			live_note("%s: vCPU %u: %llu ns early%s, last event %s (tick %lld)", run->name, vcpu,
-				  (unsigned long long)(sleeper->asked.ns - entry->ns), across ? ", across an event" : "", run->last,
-				  (long long)(entry->tsc - sleeper->asked.tsc));
+		live_note("%s: vCPU %u: %llu ns early%s, last event %s (tick %lld)", run->name, early->vcpu, (unsigned long long)early->ns,
+			  early->across ? ", across an event" : "", run->last, (long long)early->ticks);
 	}
 }
 
@@ -110,10 +54,10 @@ static bool goes_on(struct run *run)
 	uint64_t before[VCPUS];
 
 	for (unsigned int i = 0; i < VCPUS; i++)
-		before[i] = run->sleepers[i].taken;
+		before[i] = run->deadlines.vcpu[i].taken;
 
 	for (unsigned int i = 0; i < VCPUS;) {
-		if (run->sleepers[i].taken != before[i]) {
+		if (run->deadlines.vcpu[i].taken != before[i]) {
 			i++;
 			continue;
 		}
@@ -198,8 +142,8 @@ static bool run_guest(struct live *live, struct run *run, const char *mode, enum
 	if (!started)
 		return live_check(live, false, "%s: the guest starts: %s", run->name, run->harness.error);
 	lives = harness_run(&run->harness, SETTLE_MS) == 0;
-	run->taken = run->early = run->quiet.count = 0;
-	for (unsigned int round = 0; lives && run->taken < deadlines; round++) {
+	deadlines_begin(&run->deadlines);
+	for (unsigned int round = 0; lives && run->deadlines.taken < deadlines; round++) {
 		if (round == ROUNDS_MAX)
 			lives = false;
 		else if (kind == EVENTS)
@@ -208,13 +152,13 @@ static bool run_guest(struct live *live, struct run *run, const char *mode, enum
 			lives = goes_on(run) && harness_run(&run->harness, 200) == 0;
 	}
 	return live_check(live, lives, "P5 %s: %llu deadlines, %llu of them with an event in between; missed: %s", run->name,
-			  (unsigned long long)run->taken, (unsigned long long)run->across, lives ? "0" : run->harness.error);
+			  (unsigned long long)run->deadlines.taken, (unsigned long long)run->deadlines.across, lives ? "0" : run->harness.error);
 }
 
 static void report(struct live *live, struct run *run)
 {
-	uint64_t failed = 0, again = 0, half = quantile(&run->quiet, 50), most = quantile(&run->quiet, 100);
-	uint64_t across_half = quantile(&run->disturbed, 50), across_most = quantile(&run->disturbed, 100);
+	uint64_t failed = 0, again = 0, half = lateness_quantile(&run->deadlines.quiet, 50), most = lateness_quantile(&run->deadlines.quiet, 100);
+	uint64_t across_half = lateness_quantile(&run->deadlines.disturbed, 50), across_most = lateness_quantile(&run->deadlines.disturbed, 100);
 
 	for (unsigned int i = 0; run->harness.shared && i < VCPUS; i++)
 		failed += run->harness.shared->ring[i].failed, again += run->harness.shared->ring[i].again;
@@ -224,15 +168,14 @@ static void report(struct live *live, struct run *run)
 	live_note("%s: %llu were armed by a line that was just being replaced, and armed again by the guest", run->name,
 		  (unsigned long long)again);
 	if (run->judged) {
-		live_check(live, run->early == 0, "P5 %s: early: %llu of %llu", run->name, (unsigned long long)run->early,
-			   (unsigned long long)run->taken);
-		live_check(live, run->unpaired == 0 && failed == 0, "P5 %s: each was asked for once and taken once: %llu were not",
-			   run->name, (unsigned long long)(run->unpaired + failed));
+		live_check(live, run->deadlines.early == 0, "P5 %s: early: %llu of %llu", run->name, (unsigned long long)run->deadlines.early,
+			   (unsigned long long)run->deadlines.taken);
+		live_check(live, run->deadlines.unpaired == 0 && failed == 0, "P5 %s: each was asked for once and taken once: %llu were not",
+			   run->name, (unsigned long long)(run->deadlines.unpaired + failed));
 	} else {
-		live_note("%s: early: %llu of %llu", run->name, (unsigned long long)run->early, (unsigned long long)run->taken);
+		live_note("%s: early: %llu of %llu", run->name, (unsigned long long)run->deadlines.early, (unsigned long long)run->deadlines.taken);
 	}
-	free(run->quiet.ns);
-	free(run->disturbed.ns);
+	deadlines_clear(&run->deadlines);
 }
 
 static void one(struct live *live, const char *name, const char *mode, enum kind kind, uint64_t deadlines, const char *file)

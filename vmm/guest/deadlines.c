@@ -3,7 +3,8 @@
  * deadlines.c - every vCPU asks for a time by its clock, arms its APIC's timer with the first tick that reaches it, sleeps, and logs
  * when it woke: over and over, from 1/16 ms to some ms ahead, and now and then much further.
  *
- * The judge sets argument[0]: the longest of the usual sleeps, ns; argument[1]: of the others.
+ * The judge sets argument[0]: the longest of the usual sleeps, ns; argument[1]: of the others; argument[2]: by how many ticks each
+ * vCPU's TSC is to be ahead of the one before it. Each clock reading is also held against the largest that any vCPU has told.
  *
  * A line may change between the page's reading and the timer's arming, as it may in any guest. So the page is looked at again
  * afterwards: what was armed by a line that had already gone is taken back and asked for again. A line that changes
@@ -14,8 +15,10 @@
 #define SHORTEST_NS 62500u
 #define LONG_ONES 8u /* one in so many */
 
+#define MSR_TSC_ADJUST 0x3bu
+
 static struct {
-	_Alignas(64) struct pvclock_page page;
+	_Alignas(VMM_PAGE_STRIDE) struct pvclock_page page;
 } pages[VMM_VCPUS_MAX];
 
 static uint64_t next_random(uint64_t *state)
@@ -62,6 +65,7 @@ static void sleep_once(struct vmm_shared *shared, uint16_t index, uint64_t *rand
 	struct vmm_ring *ring = &shared->ring[index];
 	struct pvclock_reading reading;
 	struct vmm_ring_entry entry;
+	uint64_t last;
 
 	if (pvclock_read_clock(page, &reading) != PVCLOCK_READ_OK ||
 	    !arm(page, ring, reading.ns + pick_sleep(shared, random), &entry)) {
@@ -72,10 +76,14 @@ static void sleep_once(struct vmm_shared *shared, uint16_t index, uint64_t *rand
 	guest_log(ring, &entry);
 	while (!guest_timer_sleep())
 		;
+	last = atomic_load_explicit(&shared->last, memory_order_acquire);
 	enum pvclock_read result = pvclock_read_clock(page, &reading);
 	guest_timer_done();
 	if (result != PVCLOCK_READ_OK)
 		guest_count(&ring->failed);
+	else if (reading.ns < last)
+		guest_count(&ring->backwards_cross);
+	pvclock_guard(&shared->last, reading.ns);
 	if (pvclock_take_guest_stopped(page))
 		guest_count(&ring->stopped);
 	guest_log(ring, &(struct vmm_ring_entry){
@@ -94,6 +102,10 @@ void guest_main(uint64_t index, struct vmm_shared *shared)
 	static _Atomic uint32_t left;
 	uint64_t random = (index + 1) * 0x9e3779b97f4a7c15ull;
 
+	if (shared->argument[2] != 0)
+		guest_write_msr(MSR_TSC_ADJUST, index * shared->argument[2]);
+	if (index == 0)
+		shared->pages_gpa = (uintptr_t)pages;
 	guest_write_msr(PVCLOCK_MSR_SYSTEM_TIME, (uintptr_t)&pages[index].page | PVCLOCK_MSR_ENABLE);
 	if (!guest_timer_start())
 		guest_exit(VMM_DEADLINES_NONE);

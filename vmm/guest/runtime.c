@@ -115,14 +115,24 @@ void guest_catch_faults(void)
 #define APIC_SPURIOUS_ENABLE 0x100u
 #define APIC_SPURIOUS_VECTOR 0xffu
 #define APIC_INTERRUPT_REQUEST 0x200u
+#define APIC_COMMAND 0x300u /* 11.6.1 */
+#define APIC_COMMAND_PENDING (1u << 12)
+#define APIC_COMMAND_TO 0x310u
+#define APIC_INIT 0x4500u    /* asserted, edge */
+#define APIC_STARTUP 0x4600u
 #define APIC_LVT_TIMER 0x320u
 #define APIC_TIMER_TSC_DEADLINE (2u << 17)
 #define MSR_TSC_DEADLINE 0x6e0u
 #define CPUID_1_ECX_TSC_DEADLINE (1u << 24)
 
+static volatile uint32_t *apic(uint32_t at)
+{
+	return (volatile uint32_t *)(uintptr_t)(APIC_BASE + at);
+}
+
 static void write_apic(uint32_t at, uint32_t value)
 {
-	*(volatile uint32_t *)(uintptr_t)(APIC_BASE + at) = value;
+	*apic(at) = value;
 }
 
 bool guest_timer_start(void)
@@ -158,11 +168,30 @@ void guest_timer_done(void)
 
 void guest_timer_drain(void)
 {
-	volatile uint32_t *requested =
-		(volatile uint32_t *)(uintptr_t)(APIC_BASE + APIC_INTERRUPT_REQUEST + VECTOR_TIMER / 32 * 0x10);
+	volatile uint32_t *requested = apic(APIC_INTERRUPT_REQUEST + VECTOR_TIMER / 32 * 0x10);
 
 	guest_timer_arm(0);
 	while ((*requested & 1u << VECTOR_TIMER % 32) != 0)
 		if (guest_timer_poll() != 0)
 			guest_timer_done();
+}
+
+/* --- other vCPUs -------------------------------------------------------------------------------------- */
+
+static void command_apic(uint32_t to, uint32_t command)
+{
+	write_apic(APIC_COMMAND_TO, to << 24);
+	write_apic(APIC_COMMAND, command);
+	while ((*apic(APIC_COMMAND) & APIC_COMMAND_PENDING) != 0)
+		__asm__ __volatile__("pause" : : : "memory");
+}
+
+void guest_send_init(uint32_t to)
+{
+	command_apic(to, APIC_INIT);
+}
+
+void guest_send_startup(uint32_t to, uint32_t page)
+{
+	command_apic(to, APIC_STARTUP | page);
 }

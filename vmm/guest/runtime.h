@@ -53,4 +53,8 @@ void guest_timer_done(void);
 /* Disarms, and takes the interrupt that may have been on its way. */
 void guest_timer_drain(void);
 
+/* To another vCPU by its APIC's identifier: it waits, and begins in real mode at the start of a page below 1 MB. */
+void guest_send_init(uint32_t apic);
+void guest_send_startup(uint32_t apic, uint32_t page);
+
 #endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * deadlines.h - judges what the guest deadlines.elf logs: each deadline is asked for once and taken once, never before its time, and
+ * how late, with an event in between or without one.
+ */
+#ifndef DEMO_DEADLINES_H
+#define DEMO_DEADLINES_H
+
+#include "shared.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#define DEADLINES_EARLY_MAX 8u
+
+struct lateness {
+	uint64_t *ns;
+	size_t count, size;
+};
+
+struct deadline_early {
+	unsigned int vcpu;
+	bool across;
+	uint64_t ns;    /* by so much */
+	int64_t ticks;  /* the tick of the reading, from the one that was armed */
+};
+
+struct deadlines {
+	struct {
+		struct vmm_ring_entry asked;
+		bool armed;
+		uint64_t taken;
+	} vcpu[VMM_VCPUS_MAX];
+	uint64_t taken, early, unpaired;
+	uint64_t across; /* the line changed in between */
+	struct lateness quiet, disturbed;
+	struct deadline_early first[DEADLINES_EARLY_MAX]; /* the first ones that were early */
+};
+
+/* Entries of one vCPU, in their order, from the ring's beginning on. */
+void deadlines_take(struct deadlines *deadlines, unsigned int vcpu, const struct vmm_ring_entry *entries, size_t count);
+/* What was counted so far is not of interest; what is armed stays so. */
+void deadlines_begin(struct deadlines *deadlines);
+void deadlines_clear(struct deadlines *deadlines);
+
+/* ns; sorts. 0 if there is none. */
+uint64_t lateness_quantile(struct lateness *late, unsigned int percent);
+
+#endif
