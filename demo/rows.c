@@ -75,6 +75,8 @@ json_t *rows_json(const struct rows *rows)
 
 		if (object && row->unpromised)
 			json_object_set_new(object, "promised", json_false());
+		if (object && row->tscs_differ)
+			json_object_set_new(object, "tscs_differ", json_true());
 		if (object && row->drift_limit_ppb > 0)
 			json_object_set_new(object, "drift_limit_ppb", json_real(row->drift_limit_ppb));
 		if (object && row->rate_changes)
@@ -161,6 +163,7 @@ struct row *rows_add_json(struct rows *rows, const json_t *object)
 	row->unannounced = (uint64_t)integer(object, "unannounced");
 	row->failed = (uint64_t)integer(object, "failed");
 	row->stable = json_is_true(json_object_get(object, "stable"));
+	row->tscs_differ = json_is_true(json_object_get(object, "tscs_differ"));
 	row->drift_known = json_is_number(json_object_get(object, "drift_ppb"));
 	row->drift_ppb = number(object, "drift_ppb");
 	row->drift_measured_ppb = number(object, "drift_measured_ppb");
@@ -347,8 +350,8 @@ static unsigned int judge_row(const struct row *row, FILE *out)
 		count += broken(out, row, "P1", "the number of failed readings", (double)row->failed, 0);
 	if (strcmp(row->who, "own"))
 		return count;
-	if (!row->stable)
-		count += broken(out, row, "P4", "stable", 0, 1);
+	if (row->stable == row->tscs_differ)
+		count += broken(out, row, "P4", "stable", row->stable, !row->tscs_differ);
 	if (row->drift_known && fabs(row->drift_ppb) > row->drift_limit_ppb)
 		count += broken(out, row, "P3", "the drift in ppb", row->drift_ppb, row->drift_limit_ppb);
 	if (row->drift_known && row->seconds > 0 && fabs(row->drift_measured_ppb - row->drift_ppb) > row->drift_error_ppb)

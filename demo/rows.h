@@ -12,7 +12,7 @@
 #include <stdio.h>
 
 struct row {
-	char scenario[24]; /* pause-resume, live-update */
+	char scenario[32]; /* pause-resume, live-update */
 	char who[12];      /* stock, steer, own: what was asked for */
 	char mode[12];     /* what the VMM said it does */
 	char where[12], kernel[72];
@@ -22,7 +22,7 @@ struct row {
 	int64_t jump_ns_max;   /* largest magnitude of all jumps */
 	int64_t jump_ns_total; /* the clock's whole way */
 	uint64_t backwards, unannounced, failed;
-	bool stable;
+	bool stable, tscs_differ; /* it must be stable unless the vCPUs' TSCs differ, and then it may not be */
 	bool drift_known;      /* the host's own slope was proven, so the exact drift is known */
 	double drift_ppb, drift_measured_ppb, drift_error_ppb;
 	double drift_limit_ppb; /* what is promised of drift_ppb; 0: exactly the host's */

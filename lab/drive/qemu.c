@@ -70,6 +70,21 @@ static void add_shares(struct words *words)
 	}
 }
 
+static void add_kernel(struct words *words, const struct lab *lab, const struct qemu_options *options)
+{
+	add(words, "-kernel");
+	add(words, "%s", options->kernel ? options->kernel : lab->kernel);
+	add(words, "-append");
+	if (options->kernel) {
+		add(words, "%s", options->append);
+		return;
+	}
+	add(words, "console=ttyS0 panic=-1 quiet %s%s", options->is_host ? "" : "pvclock.probe=ttyS1 ",
+	    options->append ? options->append : "");
+	add(words, "-initrd");
+	add(words, "%s", lab->initrd);
+}
+
 static void add_machine(struct words *words, const struct lab *lab, const struct qemu_options *options)
 {
 	unsigned int cpus = options->cpus ? options->cpus : 1, most = options->maxcpus > cpus ? options->maxcpus : cpus;
@@ -86,13 +101,7 @@ static void add_machine(struct words *words, const struct lab *lab, const struct
 	add(words, "%u,maxcpus=%u", cpus, most);
 	add(words, "-m");
 	add(words, "%u", options->memory_mb ? options->memory_mb : 256);
-	add(words, "-kernel");
-	add(words, "%s", lab->kernel);
-	add(words, "-initrd");
-	add(words, "%s", lab->initrd);
-	add(words, "-append");
-	add(words, "console=ttyS0 panic=-1 quiet %s%s", options->is_host ? "" : "pvclock.probe=ttyS1 ",
-	    options->append ? options->append : "");
+	add_kernel(words, lab, options);
 	add(words, "-display");
 	add(words, "none");
 	if (options->disk) { /* nothing of the guest is on it */

@@ -25,6 +25,7 @@ struct qemu_options {
 	const char *disk;         /* a qcow2 image that takes snapshots, or NULL */
 	const char *incoming;     /* where the state comes from, or NULL */
 	const char *append;       /* for the guest kernel's command line, or NULL */
+	const char *kernel;       /* a guest of ours instead of Linux (bare.h), or NULL */
 	const char *policy;       /* of the preload, which then keeps records beside the logs; NULL: its own, and none */
 	bool on_peer;
 	bool is_host;             /* the guest is a host itself: it gets the shares, and no probe answers */

@@ -30,10 +30,13 @@ static int failed(struct qemu *vm)
 	return -1;
 }
 
-static json_t *ask(struct qemu *vm, const char *command)
+static json_t *ask(struct run *run, struct qemu *vm, const char *command)
 {
-	json_t *reply = probe_ask(&vm->probe, command, QEMU_PROBE_MS);
+	json_t *reply;
 
+	if (run->bare)
+		return bare_ask(run->bare, vm, command);
+	reply = probe_ask(&vm->probe, command, QEMU_PROBE_MS);
 	if (!reply)
 		qemu_explain(vm);
 	return reply;
@@ -41,7 +44,7 @@ static json_t *ask(struct qemu *vm, const char *command)
 
 int run_meet(struct run *run, struct qemu *vm)
 {
-	json_t *reply = ask(vm, "hello");
+	json_t *reply = ask(run, vm, "hello");
 
 	if (!reply)
 		return -1;
@@ -54,7 +57,8 @@ int run_boot(struct run *run, struct qemu *vm, const struct qemu_options *option
 {
 	int64_t start = lab_now_ms();
 
-	if (qemu_start(vm, run->lab, run->scenario, options) || qemu_wait_ready(vm, 1))
+	if (qemu_start(vm, run->lab, run->scenario, options) ||
+	    (run->bare ? bare_wait_ready(run->bare, vm) : qemu_wait_ready(vm, 1)))
 		return -1;
 	if (run->boot_s <= 0)
 		run->boot_s = (double)(lab_now_ms() - start) / 1000;
@@ -73,7 +77,7 @@ void run_part(struct run *run, struct qemu *vm)
 
 int run_leave(struct run *run, struct qemu *vm)
 {
-	json_t *cost = ask(vm, "cost"), *report = cost ? ask(vm, "report") : NULL;
+	json_t *cost = run->bare ? NULL : ask(run, vm, "cost"), *report = cost || run->bare ? ask(run, vm, "report") : NULL;
 
 	if (cost)
 		verdict_cost(&run->verdict, cost);
@@ -93,7 +97,7 @@ int run_begin(struct run *run, struct qemu *vm)
 	json_t *reply;
 
 	snprintf(command, sizeof(command), "begin e%u", ++run->number);
-	reply = ask(vm, command);
+	reply = ask(run, vm, command);
 	json_decref(reply);
 	return reply ? 0 : -1;
 }
@@ -124,7 +128,7 @@ int run_end(struct run *run, struct qemu *vm)
 	bool known;
 
 	snprintf(command, sizeof(command), tick ? "end e%u %llu" : "end e%u", run->number, (unsigned long long)tick);
-	reply = ask(vm, command);
+	reply = ask(run, vm, command);
 	if (!reply)
 		return -1;
 	known = verdict_event(&run->verdict, reply);
@@ -324,6 +328,7 @@ void run_row(struct run *run, struct row *row)
 	row->unannounced = verdict->unannounced > verdict->reported_unannounced ? verdict->unannounced
 										: verdict->reported_unannounced;
 	row->stable = verdict_stable(verdict);
+	row->tscs_differ = run->tscs_differ;
 	row->blackout_us_median = verdict_blackout_us(verdict);
 	row->reads = verdict->samples;
 	row->checked = verdict->by_page;

@@ -6,6 +6,7 @@
 #ifndef LAB_RUN_H
 #define LAB_RUN_H
 
+#include "bare.h"
 #include "host.h"
 #include "qemu.h"
 #include "rows.h"
@@ -21,9 +22,11 @@ struct run {
 	const char *scenario, *who;
 	unsigned int events;        /* asked for, or 0 */
 	unsigned int number;        /* of the event under way */
+	bool tscs_differ;           /* the guest has made its vCPUs' TSCs differ: its clock may not be called stable */
 	bool unjudged;              /* nothing is promised of what comes: jumps are shown, not judged */
 	struct verdict verdict;
 	struct qemu vm[RUN_VMS];
+	struct bare *bare;          /* the guest is one of ours; NULL: it is Linux */
 	double drift_limit_ppb;
 	bool drift_taken;           /* by the scenario itself: the worst of several hosts */
 	bool drift_known;

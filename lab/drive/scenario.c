@@ -208,6 +208,11 @@ const struct scenario scenarios[] = {
 	{ "linux-hotplug-cpu", "adds, removes and adds a CPU", 0, true, 300, play_hotplug },
 	{ "linux-migrate-new-rate", "to a host of another TSC rate, and back", NEEDS_PEER, false, 600,
 	  play_migrate_new_rate },
+	{ "deadline-across-migration", "armed TSC deadlines of a guest of ours, between two QEMUs on one host", NEEDS_KVM, false, 300,
+	  play_deadlines },
+	{ "deadline-new-rate", "the same, to a host of another TSC rate, and back", NEEDS_KVM | NEEDS_PEER, false, 300,
+	  play_deadlines_new_rate },
+	{ "vcpu-offsets", "a guest whose vCPUs' TSCs differ: stopped, to a file, migrated", NEEDS_KVM, false, 300, play_vcpu_offsets },
 	{ "nested", "a guest's guest; the middle one's clock is kvm-clock", NEEDS_KVM | NEEDS_SHARES, false, 500,
 	  play_nested },
 	{ "nested-hyperv", "the same; the middle one's clock is Hyper-V's TSC page", NEEDS_KVM | NEEDS_SHARES, false,
@@ -294,6 +299,7 @@ int scenario_run(struct lab *lab, struct host *here, struct host *there, const s
 	lab->deadline_ms = 0;
 	result = lab->interrupted ? -1 : add_rows(run, rows, failed, (double)(lab_now_ms() - start) / 1000);
 	json_decref(run->extra);
+	bare_close(run->bare);
 	if (run->brought)
 		rows_clear(run->brought);
 	free(run->brought);

@@ -43,6 +43,13 @@ int play_snapshot_freeze(struct run *run);
 int play_migrate_same_rate(struct run *run);
 int play_migrate_new_rate(struct run *run);
 int play_stock_peer(struct run *run);
+/* The same for any guest; a new rate is the peer's, and back. They leave it at the end. */
+int migrate_same_rate(struct run *run, struct qemu_options *guest, unsigned int events);
+int migrate_new_rate(struct run *run, struct qemu_options *guest, unsigned int events);
+/* scenario_bare.c */
+int play_deadlines(struct run *run);
+int play_deadlines_new_rate(struct run *run);
+int play_vcpu_offsets(struct run *run);
 /* scenario_nested.c */
 int play_nested(struct run *run);
 int play_nested_hyperv(struct run *run);

@@ -182,23 +182,26 @@ static int hop(struct run *run, struct qemu *from, struct qemu *to, const struct
 	return 0;
 }
 
-int play_migrate_same_rate(struct run *run)
+int migrate_same_rate(struct run *run, struct qemu_options *guest, unsigned int events)
 {
-	struct qemu_options guest = { .name = "guest", .who = run->who, .cpus = run_cpus() };
-	unsigned int events = run_events(run, 4);
-
-	if (run_boot(run, &run->vm[0], &guest))
+	if (run_boot(run, &run->vm[0], guest))
 		return -1;
 	for (unsigned int i = 0; i < events; i++) {
 		char uri[LAB_PATH + 64], name[16];
 
 		snprintf(name, sizeof(name), "hop%u", i + 1);
 		snprintf(uri, sizeof(uri), "unix:%s/migrate-%u", run->lab->work, i);
-		guest.name = name;
-		if (hop(run, &run->vm[i % 2], &run->vm[(i + 1) % 2], &guest, uri))
+		guest->name = name;
+		if (hop(run, &run->vm[i % 2], &run->vm[(i + 1) % 2], guest, uri))
 			return -1;
 	}
 	return run_leave(run, &run->vm[events % 2]);
+}
+
+int play_migrate_same_rate(struct run *run)
+{
+	return migrate_same_rate(run, &(struct qemu_options){ .name = "guest", .who = run->who, .cpus = run_cpus() },
+				 run_events(run, 4));
 }
 
 /* The worse of what was so far and what the guest's page says now, against the host that it runs on now. */
@@ -213,17 +216,15 @@ static void take_drift_of_hop(struct run *run, const struct host *host)
 	run->drift_known = true;
 }
 
-int play_migrate_new_rate(struct run *run)
+int migrate_new_rate(struct run *run, struct qemu_options *guest, unsigned int events)
 {
 	const struct lab *lab = run->lab;
-	struct qemu_options guest = { .name = "guest", .who = run->who, .cpus = 1 };
-	unsigned int events = run_events(run, 2);
 	json_t *rates = json_array();
 
 	run->drift_limit_ppb = 0.5;
 	run->drift_taken = true;
 	run_note(run, "rates_ppb", rates);
-	if (run_boot(run, &run->vm[0], &guest))
+	if (run_boot(run, &run->vm[0], guest))
 		return -1;
 	for (unsigned int i = 0; i < events; i++) {
 		char uri[128], name[16];
@@ -232,15 +233,20 @@ int play_migrate_new_rate(struct run *run)
 		snprintf(name, sizeof(name), "hop%u", i + 1);
 		snprintf(uri, sizeof(uri), "tcp:%s:%u", away ? lab->peer->address : lab->self,
 			 MIGRATE_PORT + run->lab->peer_ports++ % 400);
-		guest.name = name;
-		guest.on_peer = away;
-		if (hop(run, &run->vm[i % 2], &run->vm[(i + 1) % 2], &guest, uri))
+		guest->name = name;
+		guest->on_peer = away;
+		if (hop(run, &run->vm[i % 2], &run->vm[(i + 1) % 2], guest, uri))
 			return -1;
 		take_drift_of_hop(run, away ? run->there : run->here);
 		json_array_append_new(rates, json_real(run->verdict.rate_ppb));
 	}
 	run_note(run, "there_known", json_boolean(run->there->known));
 	return run_leave(run, &run->vm[events % 2]);
+}
+
+int play_migrate_new_rate(struct run *run)
+{
+	return migrate_new_rate(run, &(struct qemu_options){ .name = "guest", .who = run->who, .cpus = 1 }, run_events(run, 2));
 }
 
 /* One hop of play_stock_peer, and what it cost. */

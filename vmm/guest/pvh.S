@@ -21,6 +21,13 @@
 
 #define NOTE_PHYS32_ENTRY 18 /* XEN_ELFNOTE_PHYS32_ENTRY */
 
+	.macro load_segments /* there is no stack yet */
+	movl	$VMM_SEGMENT_DATA, %eax
+	movl	%eax, %ds
+	movl	%eax, %es
+	movl	%eax, %ss
+	.endm
+
 	.section .note.Xen, "a", @note
 	.balign 4
 	.long 4, 8, NOTE_PHYS32_ENTRY
@@ -66,7 +73,7 @@ pvh_start:
 
 	.code64
 pvh_first:
-	call	load_segments
+	load_segments
 	movl	$(VMM_STACK_GPA + VMM_STACK_SIZE), %esp
 	movl	%ebx, %edi
 	call	pvh_main
@@ -75,7 +82,7 @@ pvh_first:
 
 /* Where each further vCPU is when it is in 64-bit mode: they are woken one by one, so the next index is the APIC's. */
 pvh_next:
-	call	load_segments
+	load_segments
 	movl	$1, %edi
 	lock xaddl %edi, pvh_woken(%rip)
 	leal	1(%rdi), %eax
@@ -84,13 +91,6 @@ pvh_next:
 enter:
 	movl	$VMM_SHARED_PVH_GPA, %esi
 	jmp	_start
-
-load_segments:
-	movl	$VMM_SEGMENT_DATA, %eax
-	movl	%eax, %ds
-	movl	%eax, %es
-	movl	%eax, %ss
-	ret
 
 /* Copied to VMM_TRAMPOLINE_GPA. From real mode straight into 64-bit mode. */
 	.globl pvh_trampoline, pvh_trampoline_end

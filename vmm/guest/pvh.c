@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * pvh.c - a machine that another VMM booted, made into what our guests know: struct vmm_shared with the number of vCPUs and with the
- * arguments, which are the numbers of the kernel's command line; and the other vCPUs woken.
+ * arguments, which are the numbers of the kernel's command line; the other vCPUs woken; and no interrupts but one's own.
  */
 #include "runtime.h"
 
@@ -37,6 +37,12 @@ static uint32_t count_vcpus(void)
 	return low | (uint32_t)read_fw_cfg() << 8;
 }
 
+/* The firmware left its timer running. */
+static void mask_old_interrupts(void)
+{
+	__asm__ __volatile__("outb %0, $0x21\n\toutb %0, $0xa1" : : "a"((uint8_t)0xff) : "memory");
+}
+
 static void take_arguments(struct vmm_shared *shared, const char *text)
 {
 	for (size_t i = 0; i < sizeof(shared->argument) / sizeof(shared->argument[0]); i++) {
@@ -65,6 +71,7 @@ void pvh_main(const struct hvm_start_info *info)
 	uint8_t *trampoline = (uint8_t *)(uintptr_t)VMM_TRAMPOLINE_GPA;
 	uint32_t vcpus = count_vcpus();
 
+	mask_old_interrupts();
 	shared->vcpus = vcpus < VMM_VCPUS_MAX ? vcpus : VMM_VCPUS_MAX;
 	if (info->command_line_gpa)
 		take_arguments(shared, (const char *)(uintptr_t)info->command_line_gpa);

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * scenario_bare.c - what a Linux guest would not show: a guest of ours on a stock QEMU, whose every vCPU always has a TSC deadline
+ * armed and tells when it fired by its clock, and whose vCPUs' TSCs may differ.
+ */
+#include "scenario.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define VCPUS 4u
+#define LONGEST_NS 20000000ll /* of the usual sleeps */
+#define FAR_NS 1000000000ll   /* of one in eight: beyond any hop's blackout */
+#define APART_TICKS 1000000000ll /* 0.4 s: below the second within which KVM takes two counters for one */
+
+static int play(struct run *run, int64_t apart, int (*doing)(struct run *run, struct qemu_options *guest, unsigned int events),
+		unsigned int events)
+{
+	char kernel[LAB_PATH], arguments[80];
+	struct qemu_options guest = { .name = "guest", .who = run->who, .cpus = VCPUS, .memory_mb = BARE_MB, .kernel = kernel,
+				      .append = arguments };
+
+	bare_kernel(run->lab->driver, kernel);
+	snprintf(arguments, sizeof(arguments), "%lld %lld %lld", LONGEST_NS, FAR_NS, (long long)apart);
+	run->bare = bare_open(VCPUS);
+	if (!run->bare)
+		return lab_fail(run->lab, "Memory is out.");
+	return doing(run, &guest, run_events(run, events));
+}
+
+static json_t *lateness_us(struct lateness *late)
+{
+	return json_pack("{s:I, s:I}", "median", (json_int_t)(lateness_quantile(late, 50) / 1000), "max",
+			 (json_int_t)(lateness_quantile(late, 100) / 1000));
+}
+
+/* Never early, none missed; how late is told beside those that nothing came between. Stock is measured. */
+static int judge(struct run *run)
+{
+	struct deadlines *deadlines = &run->bare->deadlines;
+	uint64_t earliest = 0;
+
+	for (unsigned int i = 0; i < deadlines->early && i < DEADLINES_EARLY_MAX; i++)
+		if (deadlines->first[i].ns > earliest)
+			earliest = deadlines->first[i].ns;
+	run_note(run, "deadlines", json_integer((json_int_t)deadlines->taken));
+	run_note(run, "deadlines_across", json_integer((json_int_t)deadlines->across));
+	run_note(run, "deadlines_early", json_integer((json_int_t)deadlines->early));
+	run_note(run, "early_ns_max", json_integer((json_int_t)earliest));
+	run_note(run, "late_us", lateness_us(&deadlines->quiet));
+	run_note(run, "late_us_across", lateness_us(&deadlines->disturbed));
+	if (!strcmp(run->who, "stock"))
+		return 0;
+	if (deadlines->early || deadlines->unpaired)
+		return lab_fail(run->lab, "Of %llu deadlines %llu fired early, by up to %llu ns, and %llu were not taken once.",
+				(unsigned long long)deadlines->taken, (unsigned long long)deadlines->early, (unsigned long long)earliest,
+				(unsigned long long)deadlines->unpaired);
+	if (!deadlines->across)
+		return lab_fail(run->lab, "No deadline was pending across an event, so nothing was shown.");
+	return 0;
+}
+
+int play_deadlines(struct run *run)
+{
+	return play(run, 0, migrate_same_rate, 4) || judge(run) ? -1 : 0;
+}
+
+int play_deadlines_new_rate(struct run *run)
+{
+	return play(run, 0, migrate_new_rate, 4) || judge(run) ? -1 : 0;
+}
+
+/* Stopped, and then from one QEMU to the next. */
+static int disturb(struct run *run, struct qemu_options *guest, unsigned int events)
+{
+	run->tscs_differ = true;
+	return migrate_same_rate(run, guest, events);
+}
+
+int play_vcpu_offsets(struct run *run)
+{
+	return play(run, APART_TICKS, disturb, 4) || judge(run) ? -1 : 0;
+}
