@@ -9,8 +9,6 @@
 #include "../tools/preload/preload.h"
 
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -68,14 +66,6 @@ bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line
 
 /* ------------------------------------------------------------------------------------------------------ */
 
-#define same(holds)                                                                \
-	do {                                                                       \
-		if (!(holds)) {                                                    \
-			fprintf(stderr, "line %d: %s\n", __LINE__, #holds);        \
-			abort();                                                   \
-		}                                                                  \
-	} while (0)
-
 /* A page's address, or any. */
 static uint64_t take_registration(struct input *input, unsigned int vcpu)
 {
@@ -103,7 +93,7 @@ static void judge(struct vm *vm, const struct pvclock_line *page, bool has_page,
 	uint64_t now, said = set ? vm->set_ns : 0;
 	struct pvclock_line line;
 
-	same(pvclock_vcpu_get_line(vm->vcpus[0]->clock, &line) == 0 && pvclock_line_valid(&line));
+	check(pvclock_vcpu_get_line(vm->vcpus[0]->clock, &line) == 0 && pvclock_line_valid(&line));
 	/* A counter that would pass 2^64 where KVM runs it: its line cannot move along. No machine's is on for so long. */
 	if (moved > 0 ? first + (uint64_t)moved < first : first + (uint64_t)moved > first)
 		return;
@@ -117,9 +107,9 @@ static void judge(struct vm *vm, const struct pvclock_line *page, bool has_page,
 	}
 	/* A ns more: the bits of the ticks that the page's reader drops. One less: an anchor that would lie before tick 0. */
 	/* At tick 0 that anchor is cut to a ns, and the reader cuts once more (lines.c): two less. */
-	same(now - said <= 1 || (moved != 0 && said - now <= (line.tsc == 0 ? 2 : 1)));
+	check(now - said <= 1 || (moved != 0 && said - now <= (line.tsc == 0 ? 2 : 1)));
 	/* From there on it is a clock: it goes forward. */
-	same(pvclock_line_ns(&line, first + (uint64_t)moved + 1000000) >= now || first + (uint64_t)moved > UINT64_MAX - 1000000);
+	check(pvclock_line_ns(&line, first + (uint64_t)moved + 1000000) >= now || first + (uint64_t)moved > UINT64_MAX - 1000000);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -174,11 +164,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	has_page = page_says(&vm, &vcpu[0], registered[0], &page);
 	if (!has_page && vcpu[1].has_tsc && page_says(&vm, &vcpu[1], registered[1], &page)) {
 		/* then it is the second one's clock: known to be a line, and no more is asked */
-		same(vm_arrive(&vm) == 0);
-		same(pvclock_vcpu_get_line(vcpu[0].clock, &page) == 0 && pvclock_line_valid(&page));
+		check(vm_arrive(&vm) == 0);
+		check(pvclock_vcpu_get_line(vcpu[0].clock, &page) == 0 && pvclock_line_valid(&page));
 	} else {
-		same(vm_arrive(&vm) == 0);
-		same(pvclock_kvm_resume(vm.kvm, &correction, NULL) != -EALREADY);
+		check(vm_arrive(&vm) == 0);
+		check(pvclock_kvm_resume(vm.kvm, &correction, NULL) != -EALREADY);
 		judge(&vm, &page, has_page, first, correction.moved_ticks);
 	}
 	for (unsigned int i = 0; i < VCPUS; i++) {
