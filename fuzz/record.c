@@ -175,9 +175,9 @@ static bool mend(const char *text, uint8_t *bytes, size_t *size)
 	size_t fixed = old ? 116 : 236, each = old ? 36 : 52, vcpus;
 
 	if (strstr(text, "vCPUs")) {
-		vcpus = (*size - fixed) / each;
-		put(bytes + 112, vcpus ? vcpus : 1, 4);
+		vcpus = (*size - fixed) / each; /* room for none: any other count is refused in other words */
 		*size = vcpus ? fixed + vcpus * each : *size;
+		put(bytes + 112, vcpus ? vcpus : 1 + get(bytes + 112, 4) % 2, 4);
 		return true;
 	}
 	if (strstr(text, "vCPU "))
