@@ -94,9 +94,6 @@ static void judge(struct vm *vm, const struct pvclock_line *page, bool has_page,
 	struct pvclock_line line;
 
 	check(pvclock_vcpu_get_line(vm->vcpus[0]->clock, &line) == 0 && pvclock_line_valid(&line));
-	/* A counter that would pass 2^64 where KVM runs it: its line cannot move along. No machine's is on for so long. */
-	if (moved > 0 ? first + (uint64_t)moved < first : first + (uint64_t)moved > first)
-		return;
 	now = pvclock_line_ns(&line, first + (uint64_t)moved);
 	if (has_page) {
 		uint64_t there = pvclock_line_ns(page, first);
@@ -105,9 +102,18 @@ static void judge(struct vm *vm, const struct pvclock_line *page, bool has_page,
 		if (apart <= HOUR && apart >= -HOUR)
 			said = there;
 	}
-	/* A ns more: the bits of the ticks that the page's reader drops. One less: an anchor that would lie before tick 0. */
-	/* At tick 0 that anchor is cut to a ns, and the reader cuts once more (lines.c): two less. */
-	check(now - said <= 1 || (moved != 0 && said - now <= (line.tsc == 0 ? 2 : 1)));
+	/*
+	 * A counter that passes 2^64 where KVM runs it has no line (line.h): the clock then stands still, or is far on. No machine's is on for
+	 * so long, but a guest may have written it.
+	 */
+	if (moved > 0 && first + (uint64_t)moved < first)
+		check(now == line.ns && (now <= said || now - said == 1));
+	else if (moved < 0 && first + (uint64_t)moved > first)
+		check(now >= said);
+	else if (moved < 0 && line.tsc == 0) /* the anchor would lie before tick 0 (line.h) */
+		check(now - said <= 1 || said - now <= (line.shift < 0 ? 2 : 1));
+	else /* a ns more: the bits of the ticks that the page's reader drops */
+		check(now - said <= 1);
 	/* From there on it is a clock: it goes forward. */
 	check(pvclock_line_ns(&line, first + (uint64_t)moved + 1000000) >= now || first + (uint64_t)moved > UINT64_MAX - 1000000);
 }
