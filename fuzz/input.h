@@ -3,6 +3,8 @@
 #ifndef FUZZ_INPUT_H
 #define FUZZ_INPUT_H
 
+#include "check.h"
+
 #include <stddef.h>
 #include <stdint.h>
 

@@ -9,8 +9,6 @@
 #include "../tools/preload/preload.h"
 
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -123,14 +121,6 @@ static uint32_t ours(const struct list *list)
 	return count;
 }
 
-#define same(holds)                                                                \
-	do {                                                                       \
-		if (!(holds)) {                                                    \
-			fprintf(stderr, "line %d: %s\n", __LINE__, #holds);        \
-			abort();                                                   \
-		}                                                                  \
-	} while (0)
-
 /* The engine's registrations against what they should be. */
 static void registrations(struct vcpu *vcpu)
 {
@@ -138,10 +128,10 @@ static void registrations(struct vcpu *vcpu)
 
 	pvclock_vcpu_read_msr(vcpu->clock, PVCLOCK_MSR_SYSTEM_TIME, &system_time);
 	pvclock_vcpu_read_msr(vcpu->clock, PVCLOCK_MSR_WALL_CLOCK_OLD, &wall_clock);
-	same(!own || (system_time == expected.clock[0] && wall_clock == expected.clock[1]));
-	same(own || memcmp(real.clock, expected.clock, sizeof(real.clock)) == 0);
-	same(memcmp(real.kernel, expected.kernel, sizeof(real.kernel)) == 0);
-	same(vcpu->has_tsc == expected.has_tsc && (!vcpu->has_tsc || vcpu->tsc == expected.tsc));
+	check(!own || (system_time == expected.clock[0] && wall_clock == expected.clock[1]));
+	check(own || memcmp(real.clock, expected.clock, sizeof(real.clock)) == 0);
+	check(memcmp(real.kernel, expected.kernel, sizeof(real.kernel)) == 0);
+	check(vcpu->has_tsc == expected.has_tsc && (!vcpu->has_tsc || vcpu->tsc == expected.tsc));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -181,8 +171,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			continue;
 		right = carry_out(&expected, set, &should.head, true);
 		count = set ? vcpu_set_msrs(&vcpu, &list.head) : vcpu_get_msrs(&vcpu, &list.head);
-		same(count == right);
-		same(set || right < 0 || memcmp(&list, &should, sizeof(list)) == 0);
+		check(count == right);
+		check(set || right < 0 || memcmp(&list, &should, sizeof(list)) == 0);
 		registrations(&vcpu);
 	}
 	pvclock_kvm_remove_vcpu(vm.kvm, vcpu.clock);

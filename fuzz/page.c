@@ -3,6 +3,8 @@
  * Any 32 bytes as a page, any 12 as a wall clock, any line written over them, at every alignment that the ABI allows:
  * the result is the one that the bytes call for, and no byte beside the page is touched.
  */
+#include "check.h"
+
 #include <pvclock/page.h>
 
 /* A version that stays odd ends the reader after so many tries, and a fuzzer meets one in every second input. */
@@ -15,7 +17,6 @@
 #include "../src/page/read.c"
 #include "../src/page/write.c"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define GUARD 0xa5
@@ -31,12 +32,6 @@ struct input {
 struct arena {
 	_Alignas(64) uint8_t bytes[128];
 };
-
-static void check(bool holds)
-{
-	if (!holds)
-		abort();
-}
 
 static void *place(struct arena *arena, const struct input *input, size_t *offset)
 {

@@ -7,21 +7,11 @@
 #include <pvclock/plan.h>
 
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define VCPUS 3
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define check(holds) \
-	do { \
-		if (!(holds)) { \
-			fprintf(stderr, "%s\n", #holds); \
-			abort(); \
-		} \
-	} while (0)
 
 /* Mostly one of a TSC between 0.25 and 16 GHz; else anything. */
 static struct pvclock_slope take_slope(struct input *input)

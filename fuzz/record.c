@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * record.c - any bytes as a record: refused with a sentence, or taken and then written back byte for byte; one of an older version
- * is written as today's, and read back alike. What was taken is planned for. A mutated record seldom has a good checksum, so the
+ * record.c - any bytes as a record: refused with a sentence that names the field, or taken and then written back byte for byte; one of an
+ * older version is written as today's, and read back alike. What was taken is planned for. A mutated record seldom has a good checksum, so the
  * first input byte decides whether the fuzzer is given one, and of which version, and the ranges behind it are reached.
  */
 #include "input.h"
@@ -9,8 +9,6 @@
 #include <pvclock/plan.h>
 
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define SEALED 1u
@@ -67,14 +65,6 @@ static void seal(uint8_t *bytes, size_t size, uint32_t version)
 	put(bytes + 16, ~crc, 4);
 }
 
-#define check(holds) \
-	do { \
-		if (!(holds)) { \
-			fprintf(stderr, "%s\n", #holds); \
-			abort(); \
-		} \
-	} while (0)
-
 static void write_back(const struct pvclock_record *record, const uint8_t *bytes, size_t size)
 {
 	size_t length = pvclock_record_size(record), again_length;
@@ -117,6 +107,104 @@ static void plan(const struct pvclock_record *record, uint8_t choice)
 	}
 }
 
+/*
+ * The fields by the words of their refusals, each with a value that is none: written there, that refusal is gone. So a sentence
+ * that names a field is about this field.
+ */
+struct field {
+	const char *words;
+	size_t at, size;
+	uint64_t good;
+};
+
+static const struct field of_record[] = {
+	{ "its line flags", 20, 4, 0 },
+	{ "line has mul", 40, 4, 1 },
+	{ "shift", 44, 4, 0 },
+	{ "its line a TSC ratio", 48, 8, 0 },
+	{ "its line a TSC ratio", 64, 4, 0 },
+	{ "wall clock address", 68, 8, 0 },
+	{ "host slope", 76, 8, 1ull << 63 },
+	{ "host slope", 84, 4, (uint32_t)-64 },
+	{ "TAI offset", 136, 4, 0 },
+	{ "CLOCK_TAI", 136, 4, 0 },
+	{ "policy", 176, 4, 0 },
+};
+
+static const struct field of_vcpu[] = {
+	{ "flags", 4, 4, 0 },
+	{ "page address", 8, 8, 0 },
+	{ "TSC ratio", 16, 8, 0 },
+	{ "TSC ratio", 32, 4, 0 },
+};
+
+static bool mend_fields(const struct field *fields, size_t count, const char *text, uint8_t *bytes)
+{
+	bool named = false;
+
+	for (size_t i = 0; i < count; i++) {
+		if (!strstr(text, fields[i].words))
+			continue;
+		put(bytes + fields[i].at, fields[i].good, fields[i].size);
+		named = true;
+	}
+	return named;
+}
+
+/* The vCPU of the number that the sentence gives; or all numbers, where it is the order that is wrong. */
+static bool mend_vcpu(const char *text, uint8_t *bytes, size_t fixed, size_t each)
+{
+	unsigned long number = strtoul(strstr(text, "vCPU ") + strlen("vCPU "), NULL, 10);
+	bool named = false;
+
+	for (uint32_t i = 0; i < get(bytes + 112, 4); i++) {
+		uint8_t *vcpu = bytes + fixed + i * each;
+
+		if (get(vcpu, 4) == number)
+			named |= strstr(text, "after vCPU") || mend_fields(of_vcpu, sizeof(of_vcpu) / sizeof(*of_vcpu), text, vcpu);
+		if (strstr(text, "after vCPU"))
+			put(vcpu, i, 4);
+	}
+	return named;
+}
+
+/* Writes a good value to the field that the sentence names. False: it names none. */
+static bool mend(const char *text, uint8_t *bytes, size_t *size)
+{
+	bool old = bytes[8] == 1;
+	size_t fixed = old ? 116 : 236, each = old ? 36 : 52, vcpus;
+
+	if (strstr(text, "vCPUs")) {
+		vcpus = (*size - fixed) / each; /* room for none: any other count is refused in other words */
+		*size = vcpus ? fixed + vcpus * each : *size;
+		put(bytes + 112, vcpus ? vcpus : 1 + get(bytes + 112, 4) % 2, 4);
+		return true;
+	}
+	if (strstr(text, "vCPU "))
+		return mend_vcpu(text, bytes, fixed, each);
+	if (strstr(text, "system time"))
+		return agree(bytes, *size), true;
+	return mend_fields(of_record, sizeof(of_record) / sizeof(*of_record), text, bytes);
+}
+
+static void refused(const struct pvclock_reason *reason, uint8_t *bytes, size_t size)
+{
+	struct pvclock_record record;
+	struct pvclock_reason other;
+	size_t length = strlen(reason->text);
+
+	/* one that fills its room was cut off */
+	check(reason->code != PVCLOCK_REASON_NONE && length > 0 && length < PVCLOCK_REASON_TEXT - 1 && reason->text[length - 1] == '.');
+	if (reason->code != PVCLOCK_REASON_RECORD_FIELD)
+		return;
+	check(mend(reason->text, bytes, &size));
+	seal(bytes, size, bytes[8]);
+	if (pvclock_record_decode(bytes, size, &record, &other) == 0)
+		pvclock_record_clear(&record);
+	else
+		check(strcmp(reason->text, other.text) != 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct pvclock_record record;
@@ -136,8 +224,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		write_back(&record, bytes, size);
 		plan(&record, data[0]);
 		pvclock_record_clear(&record);
-	} else if (reason.code == PVCLOCK_REASON_NONE || reason.text[strlen(reason.text) - 1] != '.') {
-		abort();
+	} else {
+		refused(&reason, bytes, size);
 	}
 	free(bytes);
 	return 0;

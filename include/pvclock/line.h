@@ -191,6 +191,14 @@ void pvclock_line_reanchor(struct pvclock_line *line, uint64_t ticks);
 unsigned int pvclock_line_period_shift(const struct pvclock_line *line);
 
 /*
+ * The same function, over a counter that is `ticks` ahead of the line's own (behind, if negative). Exact, but where the
+ * anchor would lie before tick 0: then tick 0 becomes the anchor, with the clock's ns there. A reading is then 0 or 1 ns
+ * less, and for a negative shift, whose dropped ticks count anew from there, 1 ns more to 2 ns less. An anchor that
+ * would lie beyond the last tick stays there: a counter that passes 2^64 on the way has no line.
+ */
+void pvclock_line_shift(struct pvclock_line *line, int64_t ticks);
+
+/*
  * Continues `old` with another rate and another counter: `old_ticks` of the old counter and
  * `new_ticks` of the new one are the same instant, and *next takes over there with `slope`.
  *

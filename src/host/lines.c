@@ -81,31 +81,6 @@ uint64_t pvclock_vm_system_time(struct pvclock_vm *vm, struct pvclock_host_tsc a
 	return pvclock_line_ns(&vm->line, pvclock_tsc_to_guest(&vm->reference, at).ticks);
 }
 
-/*
- * The line seen from a counter that is `ticks` ahead of its own. Exact; behind by less than 1 ns and
- * one tick where the anchor would lie before tick 0.
- */
-struct pvclock_line pvclock_line_shifted(struct pvclock_line line, int64_t ticks)
-{
-	uint64_t behind = -(uint64_t)ticks;
-	struct pvclock_slope slope;
-	struct pvclock_line next;
-
-	if (ticks >= 0) { /* an anchor that no tick reaches stays one */
-		line.tsc = line.tsc > UINT64_MAX - (uint64_t)ticks ? UINT64_MAX : line.tsc + (uint64_t)ticks;
-		return line;
-	}
-	if (line.tsc >= behind) {
-		line.tsc -= behind;
-		return line;
-	}
-	/* A counter that was set back to near 0: its tick 0 becomes the anchor, and the clock keeps its value there. */
-	if (pvclock_slope_from_line(&line, &slope) && pvclock_line_continue(&line, behind, 0, &slope, &next, NULL))
-		return next;
-	line.tsc = 0;
-	return line;
-}
-
 /* The first host tick at which `transform` reads at least `guest`. */
 static struct pvclock_host_tsc tsc_to_host(const struct pvclock_tsc_transform *transform, uint64_t guest)
 {
@@ -124,7 +99,8 @@ const struct pvclock_line *pvclock_vcpu_line(struct pvclock_vcpu *vcpu)
 	if (vcpu->synced)
 		return &vcpu->line;
 	if (tsc_same_rate(&vcpu->tsc, &vm->reference)) {
-		vcpu->line = pvclock_line_shifted(vm->line, (int64_t)(vcpu->tsc.offset - vm->reference.offset));
+		vcpu->line = vm->line;
+		pvclock_line_shift(&vcpu->line, (int64_t)(vcpu->tsc.offset - vm->reference.offset));
 	} else {
 		struct pvclock_host_tsc at = tsc_to_host(&vm->reference, vm->line.tsc);
 

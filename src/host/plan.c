@@ -68,7 +68,10 @@ static uint64_t first_tsc(const struct pvclock_record *record, struct pvclock_ho
 /* The line as the first vCPU reads it. */
 static struct pvclock_line first_line(const struct pvclock_record *record)
 {
-	return pvclock_line_shifted(record->line, (int64_t)(record->vcpus[0].tsc.offset - record->reference.offset));
+	struct pvclock_line line = record->line;
+
+	pvclock_line_shift(&line, (int64_t)(record->vcpus[0].tsc.offset - record->reference.offset));
+	return line;
 }
 
 /* The same boot, and its TSC went on: then it tells the time that passed, and needs no measuring. */

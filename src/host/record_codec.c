@@ -242,10 +242,21 @@ static bool check_record(const struct pvclock_record *record, struct pvclock_rea
 	return true;
 }
 
+struct vcpu_name {
+	char text[24];
+};
+
+static struct vcpu_name name_vcpu(uint32_t index)
+{
+	struct vcpu_name name;
+
+	snprintf(name.text, sizeof(name.text), "vCPU %u", index);
+	return name;
+}
+
 static bool check_vcpu(const struct pvclock_record *record, uint32_t i, struct pvclock_reason *reason)
 {
 	const struct pvclock_record_vcpu *vcpu = &record->vcpus[i];
-	char whose[24];
 
 	if (i > 0 && vcpu->index <= record->vcpus[i - 1].index)
 		return REFUSE(reason, "The record lists vCPU %u after vCPU %u; the order is ascending.", vcpu->index,
@@ -253,8 +264,7 @@ static bool check_vcpu(const struct pvclock_record *record, uint32_t i, struct p
 	if ((vcpu->system_time_msr & PVCLOCK_MSR_ENABLE) && (vcpu->system_time_msr & 2))
 		return REFUSE(reason, "The record's page address for vCPU %u, 0x%" PRIx64 ", is not 4-byte aligned.",
 			      vcpu->index, vcpu->system_time_msr - PVCLOCK_MSR_ENABLE);
-	snprintf(whose, sizeof(whose), "vCPU %u", vcpu->index);
-	return check_tsc(&vcpu->tsc, whose, reason);
+	return check_tsc(&vcpu->tsc, name_vcpu(vcpu->index).text, reason);
 }
 
 bool pvclock_record_check(const struct pvclock_record *record, struct pvclock_reason *reason)
@@ -361,10 +371,16 @@ static int check_frame(const uint8_t *bytes, size_t size, struct cursor *cursor,
 				   "or save it anew with this one.", cursor->version, PVCLOCK_RECORD_VERSION);
 		return -ENOTSUP;
 	}
-	if (length != size || size < sizes[cursor->version].fixed) {
+	if (length != size) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_TRUNCATED,
 				   "The record says that it is %u bytes long and %zu are here; fetch it again.",
 				   length, size);
+		return -EINVAL;
+	}
+	if (size < sizes[cursor->version].fixed) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_TRUNCATED,
+				   "The record is %zu bytes long, and one of version %u has at least %zu; save it anew.", size,
+				   cursor->version, sizes[cursor->version].fixed);
 		return -EINVAL;
 	}
 	if (crc != checksum(bytes, size)) {
@@ -376,14 +392,30 @@ static int check_frame(const uint8_t *bytes, size_t size, struct cursor *cursor,
 	return 0;
 }
 
-static bool check_small(const struct small_fields *small, uint32_t known_flags, struct pvclock_reason *reason)
+/* Of what is wider in bytes than in the struct. */
+static bool check_small(const struct small_fields *small, uint32_t known_flags, const char *whose, struct pvclock_reason *reason)
 {
 	if (small->flags & ~known_flags)
-		return REFUSE(reason, "The record sets flags 0x%x, of which this version knows 0x%x.", small->flags,
+		return REFUSE(reason, "The record gives %s flags 0x%x, of which this version knows 0x%x.", whose, small->flags,
 			      known_flags);
 	if (small->frac_bits < 0 || small->frac_bits > 63)
-		return REFUSE(reason, "The record has a TSC ratio with %d fraction bits; 0 to 63 exist.",
+		return REFUSE(reason, "The record gives %s a TSC ratio with %d fraction bits; 0 to 63 exist.", whose,
 			      small->frac_bits);
+	return true;
+}
+
+static bool check_small_record(const struct small_fields *small, const struct pvclock_record *record, struct pvclock_reason *reason)
+{
+	if (!check_small(small, FLAG_STABLE, "its line", reason))
+		return false;
+	if (small->policy & ~(FLAG_FALL_BACK | ((1u << PVCLOCK_BLACKOUT_COUNT) - 1)))
+		return REFUSE(reason, "The record's policy has bits 0x%x, for blackouts that this version does not know.",
+			      small->policy);
+	if (small->line_shift != record->line.shift)
+		return REFUSE(reason, "The record's line has shift %d; it is %d to %d.", small->line_shift, PVCLOCK_SHIFT_MIN,
+			      PVCLOCK_SHIFT_MAX);
+	if (small->host_exponent != record->host.exponent)
+		return REFUSE(reason, "The record's host slope has the exponent %d, which is no clock's.", small->host_exponent);
 	return true;
 }
 
@@ -404,20 +436,7 @@ int pvclock_record_decode(const void *bytes, size_t size, struct pvclock_record 
 	if (error)
 		return error;
 	walk_record(&cursor, &record, &small);
-	if (!check_small(&small, FLAG_STABLE, reason))
-		return -EINVAL;
-	if (small.policy & ~(FLAG_FALL_BACK | ((1u << PVCLOCK_BLACKOUT_COUNT) - 1))) {
-		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD,
-				   "The record's policy has bits 0x%x, for blackouts that this version does not know.", small.policy);
-		return -EINVAL;
-	}
-	if (small.line_shift != record.line.shift || small.host_exponent != record.host.exponent) {
-		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD,
-				   "The record's shift %d or exponent %d is out of every clock's range.",
-				   small.line_shift, small.host_exponent);
-		return -EINVAL;
-	}
-	if (!check_record(&record, reason))
+	if (!check_small_record(&small, &record, reason) || !check_record(&record, reason))
 		return -EINVAL;
 	if (size_of(cursor.version, record.vcpu_count) != size) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD,
@@ -430,7 +449,8 @@ int pvclock_record_decode(const void *bytes, size_t size, struct pvclock_record 
 		return -ENOMEM;
 	for (i = 0; i < record.vcpu_count; i++) {
 		walk_vcpu(&cursor, &record.vcpus[i], &small);
-		if (!check_small(&small, FLAG_OLD_MSRS | FLAG_GUEST_STOPPED, reason) || !check_vcpu(&record, i, reason)) {
+		if (!check_small(&small, FLAG_OLD_MSRS | FLAG_GUEST_STOPPED, name_vcpu(record.vcpus[i].index).text, reason) ||
+		    !check_vcpu(&record, i, reason)) {
 			free(record.vcpus);
 			return -EINVAL;
 		}

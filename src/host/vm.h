@@ -75,8 +75,6 @@ void pvclock_vm_set_line(struct pvclock_vm *vm, const struct pvclock_line *line,
 /* What decode checks: every field in its range, none contradicting another. */
 bool pvclock_record_check(const struct pvclock_record *record, struct pvclock_reason *reason);
 const struct pvclock_line *pvclock_vcpu_line(struct pvclock_vcpu *vcpu);
-/* The line seen from a counter that is `ticks` ahead of its own. */
-struct pvclock_line pvclock_line_shifted(struct pvclock_line line, int64_t ticks);
 uint64_t pvclock_vm_system_time(struct pvclock_vm *vm, struct pvclock_host_tsc at);
 
 /* Where a registration lies: bit 0 says that it is on. */

@@ -57,6 +57,10 @@ struct machine {
 	struct pvclock_arrival_tsc tscs[2];
 	struct pvclock_arrival arrival;
 	uint64_t deadlines[2];
+	/* what arrive() found */
+	struct pvclock_arrived arrived;
+	struct pvclock_reason reason;
+	uint64_t wanted[2];
 	_Alignas(64) uint8_t memory[4096];
 };
 
@@ -131,20 +135,20 @@ static uint64_t real_offset(const struct machine *m, unsigned int vcpu)
 	} while (0)
 
 /* Arrives, and resumes. The counters' offsets as they were wanted come back: those that hold, but for what the line moved. */
-static void arrive(struct machine *m, struct pvclock_arrived *arrived, struct pvclock_reason *reason, uint64_t wanted[2])
+static void arrive(struct machine *m)
 {
 	struct pvclock_correction correction;
 	uint64_t before = m->fake.tsc, after;
 
 	for (unsigned int i = 0; i < 2; i++)
 		pvclock_vcpu_restore_msr(m->vcpus[i], PVCLOCK_MSR_SYSTEM_TIME, (PAGE_GPA + 64 * i) | PVCLOCK_MSR_ENABLE);
-	require(pvclock_kvm_arrive(m->kvm, &m->arrival, arrived, reason) == 0);
+	require(pvclock_kvm_arrive(m->kvm, &m->arrival, &m->arrived, &m->reason) == 0);
 	after = m->fake.tsc;
 	require(pvclock_kvm_resume(m->kvm, &correction, NULL) == 0);
-	wanted[0] = m->fake.offset - (uint64_t)correction.moved_ticks;
-	wanted[1] = wanted[0] + (m->tscs[1].tsc - m->tscs[0].tsc);
+	m->wanted[0] = m->fake.offset - (uint64_t)correction.moved_ticks;
+	m->wanted[1] = m->wanted[0] + (m->tscs[1].tsc - m->tscs[0].tsc);
 	/* the first counter reads what it was saved as at an instant within the call */
-	require(m->tscs[0].tsc - wanted[0] >= before && m->tscs[0].tsc - wanted[0] <= after);
+	require(m->tscs[0].tsc - m->wanted[0] >= before && m->tscs[0].tsc - m->wanted[0] <= after);
 	require(m->fake.offset_ignored || correction.moved_ticks == 0);
 }
 
@@ -152,13 +156,13 @@ static void arrive(struct machine *m, struct pvclock_arrived *arrived, struct pv
  * At any instant from the switch on, each vCPU reads the time that `line` has for the counter that was asked for; from its own page too. As
  * far apart as the counters that KVM runs are the lines.
  */
-static void clock_is(struct machine *m, const struct pvclock_line *line, const uint64_t wanted[2])
+static void clock_is(struct machine *m, const struct pvclock_line *line)
 {
-	uint64_t from = m->tscs[0].tsc - wanted[0];
+	uint64_t from = m->tscs[0].tsc - m->wanted[0];
 
 	for (unsigned int i = 0; i < 2; i++) {
-		/* a guest that is older than a host whose counter it has to use: its anchor would lie before tick 0 (lines.c) */
-		bool before_0 = line->tsc - wanted[0] + real_offset(m, i) > from + real_offset(m, i);
+		/* a guest that is older than a host whose counter it has to use: its anchor would lie before tick 0 (pvclock_line_shift) */
+		bool before_0 = line->tsc - m->wanted[0] + real_offset(m, i) > from + real_offset(m, i);
 		struct pvclock_snapshot page;
 		struct pvclock_line mine;
 
@@ -169,17 +173,19 @@ static void clock_is(struct machine *m, const struct pvclock_line *line, const u
 		for (unsigned int n = 0; n < 50; n++) {
 			uint64_t at = from + (n ? pick(m, 0, 1ull << (n + 5)) : 0);
 
-			require(oracle(line, at + wanted[0]) - oracle(&mine, at + real_offset(m, i)) <= before_0);
+			int64_t less = (int64_t)(oracle(line, at + m->wanted[0]) - oracle(&mine, at + real_offset(m, i)));
+
+			require(before_0 ? less >= -1 && less <= 2 : less == 0);
 		}
 	}
 }
 
 /* Each deadline fires at the first tick of its vCPU's counter at which the clock has reached what it was for: never early, never late. */
-static void deadlines_are(struct machine *m, const struct pvclock_line *old, bool same_rate, const uint64_t wanted[2])
+static void deadlines_are(struct machine *m, const struct pvclock_line *old, bool same_rate)
 {
 	for (unsigned int i = 0; i < 2; i++) {
 		uint64_t ahead = m->tscs[i].tsc - m->tscs[0].tsc, ns = oracle(old, m->deadlines[i] - ahead);
-		uint64_t moved = real_offset(m, i) - wanted[i];
+		uint64_t moved = real_offset(m, i) - m->wanted[i];
 		struct pvclock_line mine;
 
 		require(m->fake.armed_with[i] == real_offset(m, i)); /* after the offset, or KVM's timer is where it was */
@@ -235,10 +241,7 @@ static void knows_its_host(struct machine *m)
 
 static void same_rate(uint64_t seed)
 {
-	struct pvclock_arrived arrived;
-	struct pvclock_reason reason;
 	struct pvclock_line mine;
-	uint64_t wanted[2];
 	struct machine m;
 
 	new_machine(&m, seed, PVCLOCK_MODE_OWN);
@@ -251,16 +254,16 @@ static void same_rate(uint64_t seed)
 		if (seed % 2)
 			require(pvclock_kvm_pause(m.kvm) == 0);
 	}
-	arrive(&m, &arrived, &reason, wanted);
-	require(arrived.exact && arrived.line_used && arrived.rate_difference == 0 && reason.code == PVCLOCK_REASON_NONE);
-	require(arrived.apart_ns == (m.arrival.ns == UINT64_MAX ? 0 : (int64_t)(m.arrival.ns - oracle(&m.arrival.line, m.tscs[0].tsc))));
+	arrive(&m);
+	require(m.arrived.exact && m.arrived.line_used && m.arrived.rate_difference == 0 && m.reason.code == PVCLOCK_REASON_NONE);
+	require(m.arrived.apart_ns == (m.arrival.ns == UINT64_MAX ? 0 : (int64_t)(m.arrival.ns - oracle(&m.arrival.line, m.tscs[0].tsc))));
 	pvclock_vcpu_get_line(m.vcpus[0], &mine);
 	require(same_line(&mine, &m.arrival.line));
 	require(m.fake.second_offset - m.fake.offset == m.tscs[1].tsc - m.tscs[0].tsc);
-	clock_is(&m, &m.arrival.line, wanted);
+	clock_is(&m, &m.arrival.line);
 	kernel_follows(&m);
 	knows_its_host(&m);
-	deadlines_are(&m, &m.arrival.line, true, wanted);
+	deadlines_are(&m, &m.arrival.line, true);
 	end_machine(&m);
 }
 
@@ -309,26 +312,23 @@ static void continuous(const struct machine *m, const struct pvclock_line *mine)
 static void other_rate(uint64_t seed)
 {
 	struct pvclock_slope there, old;
-	struct pvclock_arrived arrived;
-	struct pvclock_reason reason;
 	struct pvclock_line mine, unit;
-	uint64_t wanted[2];
 	struct machine m;
 
 	new_machine(&m, seed, PVCLOCK_MODE_OWN);
 	other_slope(&m, seed, &there);
 	m.fake.offset_ignored = seed % 7 == 0;
 	new_state(&m, &there, seed % 2 ? 0 : pick(&m, 1, 1ull << 40) - (1ull << 39));
-	arrive(&m, &arrived, &reason, wanted);
+	arrive(&m);
 	pvclock_vcpu_get_line(m.vcpus[0], &mine);
 	pvclock_line_make(&unit, 0, 0, &m.host, NULL);
 	pvclock_slope_from_line(&m.arrival.line, &old);
 	require(mine.mul == unit.mul && mine.shift == unit.shift);
-	require(arrived.line_used && !arrived.exact && arrived.rate_difference == pvclock_slope_difference(&m.host, &old));
-	mine.tsc -= m.fake.offset - wanted[0];
+	require(m.arrived.line_used && !m.arrived.exact && m.arrived.rate_difference == pvclock_slope_difference(&m.host, &old));
+	mine.tsc -= m.fake.offset - m.wanted[0];
 	continuous(&m, &mine);
-	clock_is(&m, &mine, wanted);
-	deadlines_are(&m, &m.arrival.line, false, wanted);
+	clock_is(&m, &mine);
+	deadlines_are(&m, &m.arrival.line, false);
 	end_machine(&m);
 }
 
@@ -342,9 +342,6 @@ static void p2_other_rate_is_continuous(void **state)
 
 static void offset_ignored(uint64_t seed)
 {
-	struct pvclock_arrived arrived;
-	struct pvclock_reason reason;
-	uint64_t wanted[2];
 	struct machine m;
 
 	new_machine(&m, seed, PVCLOCK_MODE_OWN);
@@ -353,11 +350,11 @@ static void offset_ignored(uint64_t seed)
 	if (seed % 3 == 0)
 		m.fake.second_offset += pick(&m, 0, 1ull << 30);
 	new_state(&m, &m.host, seed % 5 < 2 ? 0 : pick(&m, 1, 1ull << 30));
-	arrive(&m, &arrived, &reason, wanted);
-	require(reason.code == PVCLOCK_REASON_OFFSET_IGNORED && arrived.line_used && arrived.exact);
-	require(m.fake.offset != wanted[0]); /* told by the resume, and used above */
-	clock_is(&m, &m.arrival.line, wanted);
-	deadlines_are(&m, &m.arrival.line, true, wanted);
+	arrive(&m);
+	require(m.reason.code == PVCLOCK_REASON_OFFSET_IGNORED && m.arrived.line_used && m.arrived.exact);
+	require(m.fake.offset != m.wanted[0]); /* told by the resume, and used above */
+	clock_is(&m, &m.arrival.line);
+	deadlines_are(&m, &m.arrival.line, true);
 	end_machine(&m);
 }
 
@@ -372,27 +369,25 @@ static void an_ignored_offset_moves_the_line(void **state)
 /* `apart` of the VMM's account from the page's: within an hour the page is right, beyond it the VMM is. */
 static void believe(uint64_t seed, int64_t apart, bool believed)
 {
-	struct pvclock_arrived arrived;
-	struct pvclock_reason reason;
 	struct pvclock_line mine;
-	uint64_t wanted[2], ns;
+	uint64_t ns;
 	struct machine m;
 
 	new_machine(&m, seed, PVCLOCK_MODE_OWN);
 	new_state(&m, &m.host, 0);
 	m.arrival.line.ns += 1ull << 45; /* so that there is an hour to go back */
 	m.arrival.ns = oracle(&m.arrival.line, m.tscs[0].tsc) + (uint64_t)apart;
-	arrive(&m, &arrived, &reason, wanted);
+	arrive(&m);
 	pvclock_vcpu_get_line(m.vcpus[0], &mine);
 	ns = believed ? m.arrival.ns - (uint64_t)apart : m.arrival.ns;
-	require(arrived.line_used == believed && arrived.exact == believed && arrived.apart_ns == apart);
+	require(m.arrived.line_used == believed && m.arrived.exact == believed && m.arrived.apart_ns == apart);
 	require(oracle(&mine, m.tscs[0].tsc) == ns);
-	require((reason.code == PVCLOCK_REASON_NONE) == believed);
+	require((m.reason.code == PVCLOCK_REASON_NONE) == believed);
 	if (!believed) {
-		require(reason.code == PVCLOCK_REASON_RECORD_FIELD && strstr(reason.text, "not believed"));
-		require(arrived.rate_difference == 0);
+		require(m.reason.code == PVCLOCK_REASON_RECORD_FIELD && strstr(m.reason.text, "not believed"));
+		require(m.arrived.rate_difference == 0);
 	}
-	clock_is(&m, &mine, wanted);
+	clock_is(&m, &mine);
 	end_machine(&m);
 }
 
@@ -420,10 +415,7 @@ static void a_clock_without_a_page_goes_on(void **state)
 {
 	(void)state;
 	for (uint64_t seed = 1; seed < 200; seed++) {
-		struct pvclock_arrived arrived;
-		struct pvclock_reason reason;
 		struct pvclock_line mine, unit;
-		uint64_t wanted[2];
 		struct machine m;
 
 		new_machine(&m, seed, PVCLOCK_MODE_OWN);
@@ -435,13 +427,13 @@ static void a_clock_without_a_page_goes_on(void **state)
 		m.arrival.line = (struct pvclock_line){ .shift = (int8_t)(seed % 2 ? 0 : -128) };
 		m.arrival.ns = pick(&m, 0, 1ull << 60);
 		m.fake.deadline[0] = 0; /* not armed */
-		arrive(&m, &arrived, &reason, wanted);
-		require(!arrived.exact && !arrived.line_used && arrived.apart_ns == 0 && reason.code == PVCLOCK_REASON_NONE);
+		arrive(&m);
+		require(!m.arrived.exact && !m.arrived.line_used && m.arrived.apart_ns == 0 && m.reason.code == PVCLOCK_REASON_NONE);
 		pvclock_vcpu_get_line(m.vcpus[0], &mine);
 		pvclock_line_make(&unit, 0, 0, &m.host, NULL);
 		require(mine.mul == unit.mul && mine.shift == unit.shift && oracle(&mine, m.tscs[0].tsc) == m.arrival.ns);
 		require(m.fake.deadline[0] == 0 && m.fake.armed_with[0] == 0);
-		clock_is(&m, &mine, wanted);
+		clock_is(&m, &mine);
 		end_machine(&m);
 	}
 }
@@ -453,9 +445,6 @@ static void a_deadline_is_never_lost(void **state)
 
 	(void)state;
 	for (unsigned int round = 0; round < 2; round++) {
-		struct pvclock_arrived arrived;
-		struct pvclock_reason reason;
-		uint64_t wanted[2];
 		struct machine m;
 
 		new_machine(&m, 77, PVCLOCK_MODE_OWN);
@@ -463,9 +452,9 @@ static void a_deadline_is_never_lost(void **state)
 		m.fake.offset = m.fake.second_offset = 0;
 		new_state(&m, &m.host, 0);
 		m.fake.deadline[0] = at;
-		arrive(&m, &arrived, &reason, wanted);
+		arrive(&m);
 		require(m.fake.deadline[0] == 1);
-		at = wanted[0];
+		at = m.wanted[0];
 		end_machine(&m);
 	}
 }
@@ -571,7 +560,9 @@ static void steered(uint64_t seed)
 
 		require(apart >= 0 && apart <= 1);
 	}
-	deadlines_are(&m, &m.arrival.line, seed % 2 == 0, (uint64_t[2]){ m.fake.offset, m.fake.second_offset });
+	m.wanted[0] = m.fake.offset;
+	m.wanted[1] = m.fake.second_offset;
+	deadlines_are(&m, &m.arrival.line, seed % 2 == 0);
 	end_machine(&m);
 }
 

@@ -209,11 +209,12 @@ static void p6_fields_out_of_range_are_named(void **state)
 {
 	static const struct bad_field cases[] = {
 		{ "version 9", 8, { 9 }, 4 },
-		{ "flags", 20, { 2 }, 4 },
+		{ "its line flags", 20, { 2 }, 4 },
 		{ "mul 0", 40, { 0 }, 4 },
 		{ "shift 32", 44, { 32 }, 4 },
-		{ "shift", 44, { 0xff, 0, 0, 0 }, 4 },      /* 255, which an int8_t would take for -1 */
-		{ "fraction bits", 64, { 64 }, 4 },
+		{ "shift 255", 44, { 0xff, 0, 0, 0 }, 4 },      /* 255, which an int8_t would take for -1 */
+		{ "its line a TSC ratio with 64 fraction bits", 64, { 64 }, 4 },
+		{ "exponent 65536", 84, { 0, 0, 1 }, 4 },   /* 0 to an int16_t */
 		{ "ratio", 64, { 48 }, 4 },
 		{ "aligned", 68, { 3 }, 8 },
 		{ "slope", 76, { 1 }, 8 },
@@ -222,7 +223,8 @@ static void p6_fields_out_of_range_are_named(void **state)
 		{ "vCPUs", 112, { 2 }, 4 },
 		{ "vCPUs", 112, { 255, 255, 255, 255 }, 4 },
 		{ "ascending", 236 + 52, { 0 }, 4 },
-		{ "flags", 240, { 4 }, 4 },
+		{ "vCPU 0 flags", 240, { 4 }, 4 },
+		{ "vCPU 0 a TSC ratio with 256 fraction bits", 268, { 0, 1 }, 4 },
 		{ "aligned", 244, { 3 }, 8 },
 		{ "TAI offset", 136, { 0xe9, 3 }, 4 },        /* 1001 s */
 		{ "CLOCK_TAI", 136, { 37 }, 4 },            /* the machine has no TAI: both clocks are alike */
@@ -248,6 +250,26 @@ static void p6_fields_out_of_range_are_named(void **state)
 		if (!strstr(reason.text, cases[i].what))
 			fail_msg("case %zu: \"%s\" does not say \"%s\"", i, reason.text, cases[i].what);
 	}
+	machine_free(m);
+}
+
+/* Whole as far as it says, and too short for its version. */
+static void p6_too_short_is_not_called_cut_off(void **state)
+{
+	struct machine *m = running_machine();
+	struct pvclock_record record;
+	struct pvclock_reason reason;
+	uint8_t bytes[1024];
+
+	(void)state;
+	saved_bytes(m, bytes, sizeof(bytes));
+	bytes[12] = 200;
+	bytes[13] = 0;
+	seal(bytes, 200);
+	expect_refused(bytes, 200);
+	pvclock_record_decode(bytes, 200, &record, &reason);
+	assert_int_equal(reason.code, PVCLOCK_REASON_RECORD_TRUNCATED);
+	assert_non_null(strstr(reason.text, "at least 236"));
 	machine_free(m);
 }
 
@@ -302,6 +324,7 @@ int main(void)
 		cmocka_unit_test(p6_every_flipped_bit_is_refused),
 		cmocka_unit_test(p6_every_truncation_is_refused),
 		cmocka_unit_test(p6_fields_out_of_range_are_named),
+		cmocka_unit_test(p6_too_short_is_not_called_cut_off),
 		cmocka_unit_test(p6_wrong_vm_is_refused_untouched),
 		cmocka_unit_test(invalid_records_are_not_written),
 	};

@@ -110,6 +110,12 @@ static void create(struct machine *m, const struct cell *cell, const char *boot_
 	}
 }
 
+/* Another host, on for longer. */
+static void create_elsewhere(struct machine *m, const struct cell *cell, uint64_t tai_ns)
+{
+	create(m, cell, BOOT_B, 77777777777777ull, tai_ns);
+}
+
 static void destroy(struct machine *m)
 {
 	for (unsigned int i = 0; i < m->count; i++) {
@@ -118,6 +124,14 @@ static void destroy(struct machine *m)
 	}
 	pvclock_kvm_detach(m->kvm);
 	pvclock_vm_destroy(m->vm);
+}
+
+/* A VM that went from one to the other is done with. */
+static void moved(struct machine *from, struct machine *to, struct pvclock_record *record)
+{
+	pvclock_record_clear(record);
+	destroy(from);
+	destroy(to);
 }
 
 #define TAI (1790000037ull * S)
@@ -243,7 +257,7 @@ static void create_next(struct machine *m, const struct machine *before, const s
 		       record->time.tai_ns + (uint64_t)((unsigned __int128)(before->fake.tsc - record->time.at.ticks) * 1000000 / before->fake.khz) +
 			       5 * S);
 	else
-		create(m, cell, BOOT_B, 77777777777777ull, record->time.tai_ns + 90 * 60 * S);
+		create_elsewhere(m, cell, record->time.tai_ns + 90 * 60 * S);
 }
 
 static void check_plan(const struct cell *cell, const struct pvclock_plan *plan)
@@ -375,9 +389,7 @@ static void one_restore(const struct cell *cell)
 	check_arrived(&to, &record, &plan);
 	check_registrations(&to);
 	check_resumed(&to, cell, &record, &plan);
-	pvclock_record_clear(&record);
-	destroy(&from);
-	destroy(&to);
+	moved(&from, &to, &record);
 }
 
 static void p1_p5_p7_every_cell(void **state)
@@ -427,9 +439,7 @@ static void p7_advance_is_bounded(void **state)
 	/* the first tick of the guest's counter that is 10 s on */
 	require(oracle(&line, plan.at.tsc) >= record.system_time + 10 * S && oracle(&line, plan.at.tsc - 1) < record.system_time + 10 * S);
 	require(to.fake.tsc - (plan.at.tsc - to.fake.offset) < 20000); /* there, when it resumed */
-	pvclock_record_clear(&record);
-	destroy(&from);
-	destroy(&to);
+	moved(&from, &to, &record);
 
 	start(&from, &(struct cell){ .passing = PVCLOCK_ADVANCE, .mode = PVCLOCK_MODE_OWN, .vcpus = 1 }); /* a pause */
 	pvclock_vm_set_policy(from.vm, &policy);
@@ -452,13 +462,11 @@ static void p7_a_clock_that_is_behind(void **state)
 	(void)state;
 	start(&from, &cell);
 	save(&from, &record);
-	create(&to, &cell, BOOT_B, 77777777777777ull, record.time.tai_ns - 2 * S);
+	create_elsewhere(&to, &cell, record.time.tai_ns - 2 * S);
 	require(pvclock_kvm_restore(to.kvm, &record, cell.blackout, &to.host, &plan, &reason) == 0);
 	require(plan.elapsed.measured_ns < -1999 * 1000000ll && plan.elapsed.ns == 0 && plan.counted_ns == 0);
 	require(plan.at.tsc == to.kvm->last.ticks + to.fake.offset);
-	pvclock_record_clear(&record);
-	destroy(&from);
-	destroy(&to);
+	moved(&from, &to, &record);
 }
 
 /* --- vCPUs ----------------------------------------------------------------------------------------------- */
@@ -476,25 +484,21 @@ static void p6_a_vcpu_more_or_less(void **state)
 	(void)state;
 	start(&from, &one);
 	save(&from, &record);
-	create(&to, &two, BOOT_B, 77777777777777ull, record.time.tai_ns + HOUR);
+	create_elsewhere(&to, &two, record.time.tai_ns + HOUR);
 	require(pvclock_kvm_restore(to.kvm, &record, one.blackout, &to.host, &plan, &reason) == 0);
 	require(to.fake.offset == to.fake.second_offset && to.fake.offset == plan.at.tsc - to.kvm->last.ticks);
 	first = line_of(&to, 0);
 	second = line_of(&to, 1);
 	require(same_line(&first, &second) && same_line(&first, &plan.at.line) && pvclock_vm_stable(to.vm, NULL));
 	require(to.fake.deadline[1] == 0);
-	pvclock_record_clear(&record);
-	destroy(&from);
-	destroy(&to);
+	moved(&from, &to, &record);
 
 	start(&from, &two);
 	save(&from, &record);
-	create(&to, &one, BOOT_B, 77777777777777ull, record.time.tai_ns + HOUR);
+	create_elsewhere(&to, &one, record.time.tai_ns + HOUR);
 	require(pvclock_kvm_restore(to.kvm, &record, one.blackout, &to.host, &plan, &reason) == -EINVAL);
 	require(reason.code == PVCLOCK_REASON_VCPU_COUNT && strstr(reason.text, "vCPU 1"));
-	pvclock_record_clear(&record);
-	destroy(&from);
-	destroy(&to);
+	moved(&from, &to, &record);
 }
 
 /* --- refusals: the VM is as it was ------------------------------------------------------------------------- */
@@ -567,15 +571,13 @@ static void p4_a_legacy_clock_is_not_stable(void **state)
 	start(&from, &cell);
 	save(&from, &record);
 	record.policy.fall_back = true;
-	create(&to, &cell, BOOT_B, 77777777777777ull, record.time.tai_ns + HOUR);
+	create_elsewhere(&to, &cell, record.time.tai_ns + HOUR);
 	require(pvclock_kvm_restore(to.kvm, &record, cell.blackout, &none, &plan, &reason) == 0);
 	require(plan.precision == PVCLOCK_LEGACY);
 	line = line_of(&to, 0);
 	require(oracle(&line, to.kvm->last.ticks + to.fake.offset) == record.system_time);
 	require(!pvclock_vm_stable(to.vm, &reason) && reason.code == PVCLOCK_REASON_NO_LINE);
-	pvclock_record_clear(&record);
-	destroy(&from);
-	destroy(&to);
+	moved(&from, &to, &record);
 }
 
 /* A host that slept and whose TSC began anew while the VM was paused: KVM moves the offsets, and the guest sees no gap, then or ever. */
@@ -626,9 +628,7 @@ static void the_account_travels_once_in_stock_mode(void **state)
 	require(pvclock_kvm_restore(to.kvm, &record, cell.blackout, &to.host, NULL, &reason) == 0);
 	pvclock_vm_get_account(to.vm, &account);
 	require(account.blackouts == 3 && account.residual_ns_max == 40);
-	pvclock_record_clear(&record);
-	destroy(&from);
-	destroy(&to);
+	moved(&from, &to, &record);
 }
 
 /* --- another rate ---------------------------------------------------------------------------------------------- */
@@ -650,7 +650,7 @@ static void another_rate(enum pvclock_mode mode, bool scaled, enum pvclock_passi
 
 	start(&from, &cell);
 	save(&from, &record);
-	create(&to, &cell, BOOT_B, 77777777777777ull, 0);
+	create_elsewhere(&to, &cell, 0);
 	to.fake.khz = 2000000;
 	to.fake.tsc_control = scaled;
 	to.fake.realtime_ns = (int64_t)(record.time.realtime_ns + S / 2 - to.fake.tsc / 2);
@@ -688,9 +688,7 @@ static void another_rate(enum pvclock_mode mode, bool scaled, enum pvclock_passi
 	require(same_line(&line, &plan.at.line));
 	pvclock_vm_get_account(to.vm, &account);
 	require(account.rate_changes == !exact && account.blackouts == 1);
-	pvclock_record_clear(&record);
-	destroy(&from);
-	destroy(&to);
+	moved(&from, &to, &record);
 }
 
 static void p1_p5_another_rate(void **state)

@@ -12,13 +12,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export CCACHE_DISABLE=1
 cc=${CC:-cc} cxx=${CXX:-g++}
-failed=0
-
-fail()
-{
-	echo "FAIL: $*"
-	failed=1
-}
+. "$(dirname "$0")/../fail.sh"
 
 # --- install --------------------------------------------------------------------------------
 "$meson" install -C "$build" --no-rebuild --destdir "$work/root" >"$work/log" 2>&1 || {

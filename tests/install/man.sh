@@ -10,13 +10,7 @@ for tool in scdoc mandoc; do
 done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-failed=0
-
-fail()
-{
-	echo "FAIL: $*"
-	failed=1
-}
+. "$(dirname "$0")/../fail.sh"
 
 count=0
 for page in "$source"/man/*.scd; do

@@ -162,6 +162,47 @@ static void p1_every_period_is_minimal(void **state)
 	report(cases);
 }
 
+/* By how much the moved line is behind; the old one reads `ticks` where it reads `ticks + by`. */
+static void every_reading_moved(const struct pvclock_line *old, int by, long behind[2])
+{
+	struct pvclock_line moved = *old;
+	int first = by < 0 ? -by : 0, end = by < 0 ? END : END - by;
+
+	pvclock_line_shift(&moved, by);
+	behind[0] = behind[1] = 0;
+	for (int ticks = first; ticks < end; ticks++) {
+		long less = reading(old, ticks) - reading(&moved, ticks + by);
+
+		behind[0] = less < behind[0] ? less : behind[0];
+		behind[1] = less > behind[1] ? less : behind[1];
+	}
+}
+
+/* Exact wherever the anchor has a tick; else as line.h says, and no promise there is wider than what happens. */
+static void p1_every_shift(void **state)
+{
+	long least[2] = { 0 }, most[2] = { 0 }; /* with a negative shift or without */
+	unsigned long cases = 0;
+
+	(void)state;
+	for_each_slope_of_a_line(mul, shift)
+		for (int tsc = 0; tsc < END; tsc += sample_step(17))
+			for (int ns = 0; ns < END; ns += 85)
+				for (int by = -END / 2; by < END / 2; by++, cases++) {
+					struct pvclock_line line = line_of(tsc, ns, mul, shift);
+					long behind[2];
+
+					every_reading_moved(&line, by, behind);
+					if (tsc + by >= 0 && (behind[0] != 0 || behind[1] != 0))
+						fail_msg(LINE_FORMAT " by %d", LINE_VALUES(line), by);
+					least[shift < 0] = behind[0] < least[shift < 0] ? behind[0] : least[shift < 0];
+					most[shift < 0] = behind[1] > most[shift < 0] ? behind[1] : most[shift < 0];
+				}
+	assert_true(least[0] == 0 && most[0] == 1);
+	assert_true(least[1] == -1 && most[1] == 2);
+	report(cases);
+}
+
 /* In units of 2^-7 ns, the finest fraction that a line has here: ticks * mul * 2^(shift - 4) ns. */
 static long exact(const struct pvclock_line *line, long ticks)
 {
@@ -325,6 +366,7 @@ int main(void)
 		cmocka_unit_test(p5_every_first_tick),
 		cmocka_unit_test(p1_every_reanchor),
 		cmocka_unit_test(p1_every_period_is_minimal),
+		cmocka_unit_test(p1_every_shift),
 		cmocka_unit_test(p2_every_continuation),
 		cmocka_unit_test(p3_every_fraction_is_nearest),
 		cmocka_unit_test(p3_every_line_is_nearest),

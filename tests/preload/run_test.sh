@@ -6,14 +6,8 @@ set -u
 pvclock=$(realpath "$1") static=$2 library=$3
 dir=$(mktemp -d) || exit 99
 trap 'rm -rf "$dir"' EXIT
-failed=0
+. "$(dirname "$0")/../fail.sh"
 unset LD_PRELOAD PVCLOCK_MODE PVCLOCK_LOG PVCLOCK_PRELOAD PVCLOCK_POLICY PVCLOCK_RECORDS
-
-fail()
-{
-	echo "FAILED: $*"
-	failed=1
-}
 
 # run CODE ARGUMENT...: output in $dir/out and $dir/err
 run()

@@ -6,13 +6,7 @@ set -u
 probe=$1 json_get=$2
 dir=$(mktemp -d) || exit 99
 trap 'rm -rf "$dir"' EXIT
-failed=0
-
-fail()
-{
-	echo "FAILED: $*"
-	failed=1
-}
+. "$(dirname "$0")/../fail.sh"
 
 # talk: commands come from standard input; replies go to $dir/1, $dir/2, ...
 talk()

@@ -6,13 +6,7 @@ set -u
 pvclock=$1 json_get=$2
 dir=$(mktemp -d) || exit 99
 trap 'rm -rf "$dir"' EXIT
-failed=0
-
-fail()
-{
-	echo "FAILED: $*"
-	failed=1
-}
+. "$(dirname "$0")/../fail.sh"
 
 # expect CODE ARGUMENT...: the exit code of pvclock; output in $dir/out
 expect()

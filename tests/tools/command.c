@@ -310,6 +310,12 @@ static uint64_t pick_wide(void)
 	return random % 4 == 0 ? edges[random / 4 % 5] : random_u64();
 }
 
+void make_file(const char *path, struct pvclock_record *record, struct pvclock_record_vcpu *vcpus, uint32_t vcpu_count)
+{
+	make_record(record, vcpus, vcpu_count);
+	write_record(path, record);
+}
+
 void make_wild_record(struct pvclock_record *record, struct pvclock_record_vcpu *vcpus, uint32_t vcpu_count)
 {
 	make_record(record, vcpus, vcpu_count);

@@ -59,6 +59,7 @@ void seed_random(uint64_t seed);
 #define VCPUS_MAX 8
 /* A valid record whose every field has a value of its own. */
 void make_record(struct pvclock_record *record, struct pvclock_record_vcpu *vcpus, uint32_t vcpu_count);
+void make_file(const char *path, struct pvclock_record *record, struct pvclock_record_vcpu *vcpus, uint32_t vcpu_count);
 /* Valid, and otherwise anything. */
 void make_wild_record(struct pvclock_record *record, struct pvclock_record_vcpu *vcpus, uint32_t vcpu_count);
 void set_system_time(struct pvclock_record *record);

@@ -209,6 +209,13 @@ static void plain_host(struct pvclock_destination *destination, const struct pvc
 	memset(destination->time.boot_id, 7, PVCLOCK_BOOT_ID_SIZE);
 }
 
+static void plain(uint64_t seed, struct pvclock_record *record, struct pvclock_destination *destination)
+{
+	seed_random(seed);
+	plain_record(record);
+	plain_host(destination, record);
+}
+
 static void the_command_says_what_the_library_decides(void **state)
 {
 	static const enum pvclock_blackout as[] = { PVCLOCK_BLACKOUT_MIGRATION, PVCLOCK_BLACKOUT_SNAPSHOT,
@@ -311,9 +318,7 @@ static void the_same_rate_is_exact(void **state)
 	struct ran ran;
 
 	(void)state;
-	seed_random(12);
-	plain_record(&record);
-	plain_host(&destination, &record);
+	plain(12, &record, &destination);
 	assert_true(compare(&record, &destination, PVCLOCK_BLACKOUT_MIGRATION, &plan));
 	assert_int_equal(plan.precision, PVCLOCK_EXACT);
 	assert_int_equal(plan.counted_ns, 2 * NS_PER_SEC);
@@ -418,9 +423,7 @@ static void a_host_without_a_line_needs_leave(void **state)
 	struct ran ran;
 
 	(void)state;
-	seed_random(14);
-	plain_record(&record);
-	plain_host(&destination, &record);
+	plain(14, &record, &destination);
 	destination.host.mantissa = 0;
 	destination.no_line.code = PVCLOCK_REASON_CLOCKSOURCE;
 	strcpy(destination.no_line.text, "The kernel keeps time by hpet.");
@@ -444,9 +447,7 @@ static void a_live_update_stays_on_its_boot(void **state)
 	struct pvclock_plan plan;
 
 	(void)state;
-	seed_random(15);
-	plain_record(&record);
-	plain_host(&destination, &record);
+	plain(15, &record, &destination);
 	assert_false(compare(&record, &destination, PVCLOCK_BLACKOUT_LIVE_UPDATE, &plan));
 	memcpy(destination.time.boot_id, record.time.boot_id, PVCLOCK_BOOT_ID_SIZE);
 	destination.time.at.ticks = record.time.at.ticks + 2596123456;
@@ -473,9 +474,7 @@ static void what_is_asked_wrongly_is_told(void **state)
 		assert_non_null(strstr(ran.err, "Try: pvclock preflight --help\n"));
 	}
 	assert_int_equal(run("preflight", "--help", NULL).code, 0);
-	seed_random(16);
-	plain_record(&record);
-	plain_host(&destination, &record);
+	plain(16, &record, &destination);
 	write_record(in_folder("record"), &record);
 	write_destination(in_folder("host"), &destination);
 	assert_int_equal(run("preflight", in_folder("record"), "--destination", in_folder("host"), "--policy", "x=1", NULL).code, 2);

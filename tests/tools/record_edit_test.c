@@ -14,12 +14,6 @@
 
 static struct pvclock_record_vcpu vcpus[VCPUS_MAX];
 
-static void make(const char *path, struct pvclock_record *record, uint32_t vcpu_count)
-{
-	make_record(record, vcpus, vcpu_count);
-	write_record(path, record);
-}
-
 /* --- JSON ------------------------------------------------------------------------------------ */
 
 /* JSON is the record: there and back again are the same bytes, also beyond 2^63. */
@@ -30,7 +24,7 @@ static void json_loses_nothing(void **state)
 
 	(void)state;
 	seed_random(1);
-	make(b, &record, 1);
+	make_file(b, &record, vcpus, 1);
 	for (uint32_t i = 0; i < 40; i++) {
 		struct ran ran;
 
@@ -61,8 +55,8 @@ static void json_comes_through_a_pipe(void **state)
 
 	(void)state;
 	seed_random(22);
-	make(in_folder("b"), &record, 1);
-	make(in_folder("a"), &record, 3);
+	make_file(in_folder("b"), &record, vcpus, 1);
+	make_file(in_folder("a"), &record, vcpus, 3);
 	ran = run("record", "show", "--json", in_folder("a"), NULL);
 	write_file(in_folder("in"), ran.out, strlen(ran.out));
 	ran = run("record", "edit", in_folder("b"), "--json-in", "-", "stable=false", NULL);
@@ -178,7 +172,7 @@ static void every_field_can_be_edited_and_is_shown(void **state)
 
 	(void)state;
 	seed_random(2);
-	make(in_folder("a"), &record, 2);
+	make_file(in_folder("a"), &record, vcpus, 2);
 	ran = run("record", "show", in_folder("a"), NULL);
 	assert_int_equal(ran.code, 0);
 	shown = strdup(strchr(ran.out, '\n'));
@@ -238,7 +232,7 @@ static void a_refused_edit_leaves_the_file_alone(void **state)
 
 	(void)state;
 	seed_random(3);
-	make(a, &record, 2);
+	make_file(a, &record, vcpus, 2);
 	size = read_file(a, before, ROOM);
 	unlink(b);
 	files = files_in_folder();
@@ -278,7 +272,7 @@ static void a_refused_json_leaves_the_file_alone(void **state)
 
 	(void)state;
 	seed_random(4);
-	make(in_folder("a"), &record, 2);
+	make_file(in_folder("a"), &record, vcpus, 2);
 	size = read_file(in_folder("a"), before, ROOM);
 	ran = run("record", "show", "--json", in_folder("a"), NULL);
 	json = strdup(ran.out);
@@ -313,7 +307,7 @@ static void a_file_is_replaced_as_it_stands(void **state)
 
 	(void)state;
 	seed_random(7);
-	make(in_folder("a"), &record, 1);
+	make_file(in_folder("a"), &record, vcpus, 1);
 	unlink(in_folder("link"));
 	assert_int_equal(chmod(in_folder("a"), 0640), 0);
 	assert_int_equal(symlink("a", in_folder("link")), 0);
@@ -345,7 +339,7 @@ static void the_system_time_follows_an_edit(void **state)
 
 	(void)state;
 	seed_random(8);
-	make(in_folder("a"), &record, 1);
+	make_file(in_folder("a"), &record, vcpus, 1);
 	ran = run("record", "edit", in_folder("a"), changes[0], changes[1], changes[2], changes[3], NULL);
 	assert_int_equal(ran.code, 0);
 	record.line.ns = 77;

@@ -13,12 +13,6 @@
 
 static struct pvclock_record_vcpu vcpus[VCPUS_MAX];
 
-static void make(const char *path, struct pvclock_record *record, uint32_t vcpu_count)
-{
-	make_record(record, vcpus, vcpu_count);
-	write_record(path, record);
-}
-
 /* Each of many files, and not one of them fine. */
 static void check_refuses_all(const char *const *arguments, size_t files)
 {
@@ -109,7 +103,7 @@ static void a_record_is_found_in_another_file(void **state)
 
 	(void)state;
 	seed_random(6);
-	make(in_folder("a"), &record, 3);
+	make_file(in_folder("a"), &record, vcpus, 3);
 	size = read_file(in_folder("a"), bytes, ROOM);
 	ran = run("record", "show", "--json", in_folder("a"), NULL);
 	plain = strdup(ran.out);
@@ -198,8 +192,8 @@ static void two_records_are_compared_as_functions(void **state)
 
 	(void)state;
 	seed_random(9);
-	make(in_folder("a"), &record, 2);
-	make(in_folder("b"), &record, 2);
+	make_file(in_folder("a"), &record, vcpus, 2);
+	make_file(in_folder("b"), &record, vcpus, 2);
 	write_record(in_folder("a"), &record);
 	json = diff(0);
 	assert_true(json_is_true(at_path(json, "alike")));

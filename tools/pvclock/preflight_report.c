@@ -55,24 +55,16 @@ static void print_verdict(const struct preflight *preflight)
 	}
 }
 
-static void print_bound(const char *name, uint64_t bound_ns, char *text, size_t size)
-{
-	if (bound_ns == PVCLOCK_ERROR_UNKNOWN)
-		snprintf(text, size, "%s unknown", name);
-	else
-		snprintf(text, size, "%s %" PRIu64 " ns", name, bound_ns);
-}
-
 static void print_elapsed(const struct preflight *preflight)
 {
 	const struct pvclock_plan *plan = &preflight->plan;
 	char seconds[48], counted[48], bound[64];
 
 	format_seconds(plan->elapsed.ns, seconds, sizeof(seconds));
-	print_bound("error at most", plan->elapsed.bound_ns, bound, sizeof(bound));
+	format_error("error at most", plan->elapsed.bound_ns, bound, sizeof(bound));
 	print_item("elapsed", "%s since the save, by %s, %s", seconds, pvclock_timescale_name(plan->elapsed.by), bound);
 	format_seconds(plan->counted_ns, counted, sizeof(counted));
-	print_bound("error at most", plan->bound_ns, bound, sizeof(bound));
+	format_error("error at most", plan->bound_ns, bound, sizeof(bound));
 	print_item("counted", "%s (a %s; its policy says %s%s), %s", counted, pvclock_blackout_name(plan->blackout),
 		   pvclock_passing_name(preflight->record->policy.on[plan->blackout]), plan->capped ? ", with a bound" : "", bound);
 }

@@ -50,6 +50,8 @@ uint64_t record_ns(const struct pvclock_record *record, uint32_t i, uint64_t tsc
 void format_date(uint64_t ns, char *text, size_t size);
 /* "1.234567890 s", exactly */
 void format_seconds(uint64_t ns, char *text, size_t size);
+/* "NAME 1234 ns", or that it is unknown */
+void format_error(const char *name, uint64_t ns, char *text, size_t size);
 
 void print_record(const char *path, const struct record_file *file);
 /* Prints; true if nothing differs. */

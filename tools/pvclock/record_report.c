@@ -37,6 +37,13 @@ void format_seconds(uint64_t ns, char *text, size_t size)
 	snprintf(text, size, "%" PRIu64 ".%09" PRIu64 " s", ns / NS_PER_SEC, ns % NS_PER_SEC);
 }
 
+void format_error(const char *name, uint64_t ns, char *text, size_t size)
+{
+	if (ns == PVCLOCK_ERROR_UNKNOWN)
+		snprintf(text, size, "%s unknown", name);
+	else
+		snprintf(text, size, "%s %" PRIu64 " ns", name, ns);
+}
 
 static void print_tsc(const char *name, const struct pvclock_tsc_transform *tsc)
 {
@@ -93,14 +100,6 @@ static const char *state_name(uint32_t state)
 	}
 }
 
-static void print_error(const char *name, uint64_t ns, char *text, size_t size)
-{
-	if (ns == PVCLOCK_ERROR_UNKNOWN)
-		snprintf(text, size, "%s unknown", name);
-	else
-		snprintf(text, size, "%s %" PRIu64 " ns", name, ns);
-}
-
 static void print_time(const struct pvclock_record *record)
 {
 	const struct pvclock_host_time *time = &record->time;
@@ -115,8 +114,8 @@ static void print_time(const struct pvclock_record *record)
 		else
 			print_item("", "%s TAI (%" PRIu64 " ns), but the host was never told its difference to UTC", date, time->tai_ns);
 	}
-	print_error("maximum", time->max_error_ns, most, sizeof(most));
-	print_error("estimated", time->estimated_error_ns, estimated, sizeof(estimated));
+	format_error("maximum", time->max_error_ns, most, sizeof(most));
+	format_error("estimated", time->estimated_error_ns, estimated, sizeof(estimated));
 	print_item("error", "%s, %s; %s (state %" PRIu32 "); all read within %" PRIu32 " ns", most, estimated,
 		   state_name(time->state), time->state, time->bracket_ns);
 	field_print(field_find(&record_fields, "time.boot_id"), record, boot);

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+/* filter_test.c - the VMM's MSR filter and ours are merged, never replaced. */
+#include "../fake/kvm.h"
+
+#include "../../src/kvm/kvm.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/*
+ * What a kernel does with a filter (api.rst 4.97): the first range that covers the MSR for this access decides, else
+ * the default.
+ */
+static bool kernel_allows(const struct kvm_msr_filter *filter, uint32_t msr, uint32_t access)
+{
+	size_t i;
+
+	for (i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++) {
+		const struct kvm_msr_filter_range *range = &filter->ranges[i];
+
+		if (range->nmsrs && (range->flags & access) && msr >= range->base && msr - range->base < range->nmsrs)
+			return range->bitmap[(msr - range->base) / 8] >> ((msr - range->base) % 8) & 1;
+	}
+	return !(filter->flags & KVM_MSR_FILTER_DEFAULT_DENY);
+}
+
+static bool is_ours(uint32_t msr)
+{
+	return msr == PVCLOCK_MSR_WALL_CLOCK_OLD || msr == PVCLOCK_MSR_SYSTEM_TIME_OLD || msr == PVCLOCK_MSR_WALL_CLOCK ||
+	       msr == PVCLOCK_MSR_SYSTEM_TIME;
+}
+
+static void check_merge(const struct kvm_msr_filter *theirs, const struct kvm_msr_filter *merged)
+{
+	static const uint32_t bases[] = { 0, 0x4b564cf0, 0xc0000000, 0xfffffff0 };
+	uint32_t access, msr, b;
+
+	for (access = KVM_MSR_FILTER_READ; access <= KVM_MSR_FILTER_WRITE; access++) {
+		for (b = 0; b < 4; b++) {
+			for (msr = bases[b]; msr - bases[b] < 64 && msr >= bases[b]; msr++) {
+				bool expected = !is_ours(msr) && kernel_allows(theirs, msr, access);
+
+				if (kernel_allows(merged, msr, access) != expected)
+					fail_msg("MSR 0x%x, access %u: %d", msr, access, !expected);
+				if (msr == UINT32_MAX)
+					break;
+			}
+		}
+	}
+}
+
+static void filters_are_merged_not_replaced(void **state)
+{
+	struct fake_kvm random = { .random = 3 };
+	int round, full = 0;
+
+	(void)state;
+	for (round = 0; round < 20000; round++) {
+		struct kvm_msr_filter theirs = { .flags = fake_random(&random) % 3 == 0 ? KVM_MSR_FILTER_DEFAULT_DENY : 0 };
+		static const uint32_t bases[] = { 0, 0x8, 0x11, 0x12, 0x4b564cf8, 0x4b564d00, 0x4b564d01, 0xc0000080 };
+		uint8_t bits[KVM_MSR_FILTER_MAX_RANGES][8];
+		struct pvclock_msr_filter merged;
+		struct pvclock_reason reason;
+		uint64_t count = fake_random(&random) % (KVM_MSR_FILTER_MAX_RANGES + 1), i;
+		int error;
+
+		for (i = 0; i < count; i++) {
+			memcpy(bits[i], (uint64_t[1]){ fake_random(&random) }, 8);
+			theirs.ranges[i] = (struct kvm_msr_filter_range){
+				.flags = 1 + (uint32_t)(fake_random(&random) % 3), .bitmap = bits[i],
+				.base = bases[fake_random(&random) % 8], .nmsrs = 1 + (uint32_t)(fake_random(&random) % 64) };
+		}
+		error = pvclock_kvm_merge_filter(&theirs, &merged, &reason);
+		if (error == -ENOSPC) {
+			full++;
+			assert_true(count > KVM_MSR_FILTER_MAX_RANGES - 4);
+			assert_int_equal(reason.code, PVCLOCK_REASON_MSR_FILTER_FULL);
+			continue;
+		}
+		assert_int_equal(error, 0);
+		check_merge(&theirs, &merged.filter);
+		pvclock_msr_filter_clear(&merged);
+	}
+	assert_true(full > 0);
+}
+
+static void filters_of_no_kind_are_refused(void **state)
+{
+	uint8_t bits[8] = { 0 };
+	struct kvm_msr_filter theirs = { .ranges = { { .flags = 4, .nmsrs = 1, .base = 0, .bitmap = bits } } };
+	struct pvclock_msr_filter merged;
+	struct pvclock_reason reason;
+
+	(void)state;
+	assert_int_equal(pvclock_kvm_merge_filter(&theirs, &merged, &reason), -EINVAL);
+	theirs.ranges[0] = (struct kvm_msr_filter_range){ .flags = 3, .nmsrs = 0x3001, .bitmap = bits };
+	assert_int_equal(pvclock_kvm_merge_filter(&theirs, &merged, &reason), -EINVAL);
+	theirs.ranges[0] = (struct kvm_msr_filter_range){ .flags = 3, .nmsrs = 1, .bitmap = NULL };
+	assert_int_equal(pvclock_kvm_merge_filter(&theirs, &merged, &reason), -EINVAL);
+	assert_int_equal(pvclock_kvm_merge_filter(NULL, &merged, &reason), 0);
+	check_merge(&(struct kvm_msr_filter){ 0 }, &merged.filter);
+	pvclock_msr_filter_clear(&merged);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(filters_are_merged_not_replaced),
+		cmocka_unit_test(filters_of_no_kind_are_refused),
+	};
+
+	return cmocka_run_group_tests_name("filter", tests, NULL, NULL);
+}
