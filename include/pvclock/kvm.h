@@ -8,9 +8,9 @@
  * own. The other functions of one struct pvclock_kvm are called by one thread at a time, and with every vCPU out of guest
  * mode, but for attaching, and adding, following and removing a vCPU that is not in it itself (hot-plug).
  *
- * A guest that writes its own TSC (IA32_TSC, IA32_TSC_ADJUST) moves its counter, and in own mode its clock with it
- * until the next pause; there the clock is put right again. Where the counters of two vCPUs then differ, TSC_STABLE
- * goes with it.
+ * A guest that writes its own TSC (IA32_TSC, IA32_TSC_ADJUST) moves its counter, and its page moves with it, so that its clock does
+ * not; in own mode that is an exit, too. Where the counters of two vCPUs then differ, TSC_STABLE is clear. A VMM whose filter keeps
+ * these MSRs for itself says what it did with pvclock_kvm_follow_tsc.
  */
 #ifndef PVCLOCK_KVM_H
 #define PVCLOCK_KVM_H

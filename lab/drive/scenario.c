@@ -212,7 +212,7 @@ const struct scenario scenarios[] = {
 	  play_deadlines },
 	{ "deadline-new-rate", "the same, to a host of another TSC rate, and back", NEEDS_KVM | NEEDS_PEER, false, 300,
 	  play_deadlines_new_rate },
-	{ "vcpu-offsets", "a guest whose vCPUs' TSCs differ: stopped, to a file, migrated", NEEDS_KVM, false, 300, play_vcpu_offsets },
+	{ "vcpu-offsets", "a guest whose vCPUs' TSCs differ, between two QEMUs on one host", NEEDS_KVM, false, 300, play_vcpu_offsets },
 	{ "nested", "a guest's guest; the middle one's clock is kvm-clock", NEEDS_KVM | NEEDS_SHARES, false, 500,
 	  play_nested },
 	{ "nested-hyperv", "the same; the middle one's clock is Hyper-V's TSC page", NEEDS_KVM | NEEDS_SHARES, false,

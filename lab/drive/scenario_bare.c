@@ -34,7 +34,7 @@ static json_t *lateness_us(struct lateness *late)
 			 (json_int_t)(lateness_quantile(late, 100) / 1000));
 }
 
-/* Never early, none missed; how late is told beside those that nothing came between. Stock is measured. */
+/* Never early, none missed; how late is told beside those that nothing came between. What is not promised is measured. */
 static int judge(struct run *run)
 {
 	struct deadlines *deadlines = &run->bare->deadlines;
@@ -49,7 +49,7 @@ static int judge(struct run *run)
 	run_note(run, "early_ns_max", json_integer((json_int_t)earliest));
 	run_note(run, "late_us", lateness_us(&deadlines->quiet));
 	run_note(run, "late_us_across", lateness_us(&deadlines->disturbed));
-	if (!strcmp(run->who, "stock"))
+	if (!strcmp(run->who, "stock") || run->unjudged)
 		return 0;
 	if (deadlines->early || deadlines->unpaired)
 		return lab_fail(run->lab, "Of %llu deadlines %llu fired early, by up to %llu ns, and %llu were not taken once.",
@@ -70,14 +70,10 @@ int play_deadlines_new_rate(struct run *run)
 	return play(run, 0, migrate_new_rate, 4) || judge(run) ? -1 : 0;
 }
 
-/* Stopped, and then from one QEMU to the next. */
-static int disturb(struct run *run, struct qemu_options *guest, unsigned int events)
-{
-	run->tscs_differ = true;
-	return migrate_same_rate(run, guest, events);
-}
-
+/* KVM keeps no clock as a function where TSCs differ, so there is none to be steered. */
 int play_vcpu_offsets(struct run *run)
 {
-	return play(run, APART_TICKS, disturb, 4) || judge(run) ? -1 : 0;
+	run->tscs_differ = true;
+	run->unjudged = strcmp(run->who, "own") != 0;
+	return play(run, APART_TICKS, migrate_same_rate, 4) || judge(run) ? -1 : 0;
 }

@@ -19,9 +19,16 @@
 #define RANGE_MSRS_MAX (0x600u * 8) /* KVM_MSR_FILTER_MAX_BITMAP_SIZE */
 #define ACCESS ((uint32_t)(KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE))
 
-/* The registration MSRs, in pairs of neighbours. */
-static const uint32_t our_pairs[] = { PVCLOCK_MSR_WALL_CLOCK_OLD, PVCLOCK_MSR_WALL_CLOCK };
-#define OUR_PAIRS (sizeof(our_pairs) / sizeof(*our_pairs))
+/* The registration MSRs, in pairs of neighbours; and a guest's writes to its own TSC, which moves its clock's coordinates. */
+static const struct {
+	uint32_t base, count, access;
+} ours[] = {
+	{ PVCLOCK_MSR_WALL_CLOCK_OLD, 2, ACCESS },
+	{ PVCLOCK_MSR_WALL_CLOCK, 2, ACCESS },
+	{ MSR_IA32_TSC, 1, KVM_MSR_FILTER_WRITE },
+	{ MSR_IA32_TSC_ADJUST, 1, KVM_MSR_FILTER_WRITE },
+};
+#define OURS (sizeof(ours) / sizeof(*ours))
 
 static size_t bitmap_size(const struct kvm_msr_filter_range *range)
 {
@@ -53,16 +60,27 @@ static bool covers(const struct kvm_msr_filter_range *range, uint32_t msr)
 	return msr >= range->base && msr - range->base < range->nmsrs;
 }
 
-/* Clears msr's bit wherever it is covered, and returns the accesses that are not covered by any range. */
-static uint32_t deny_covered(struct kvm_msr_filter *filter, uint32_t msr)
+bool pvclock_kvm_filter_allows(const struct kvm_msr_filter *filter, uint32_t msr, uint32_t access)
 {
-	uint32_t open = ACCESS;
+	for (size_t i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++) {
+		const struct kvm_msr_filter_range *range = &filter->ranges[i];
+
+		if (range->nmsrs != 0 && (range->flags & access) && covers(range, msr))
+			return range->bitmap[(msr - range->base) / 8] & 1u << ((msr - range->base) % 8);
+	}
+	return !(filter->flags & KVM_MSR_FILTER_DEFAULT_DENY);
+}
+
+/* Clears msr's bit wherever it is covered, and returns those of the accesses that are not covered by any range. */
+static uint32_t deny_covered(struct kvm_msr_filter *filter, uint32_t msr, uint32_t access)
+{
+	uint32_t open = access;
 	size_t i;
 
 	for (i = 0; i < KVM_MSR_FILTER_MAX_RANGES; i++) {
 		struct kvm_msr_filter_range *range = &filter->ranges[i];
 
-		if (!covers(range, msr))
+		if (!(range->flags & access) || !covers(range, msr))
 			continue;
 		range->bitmap[(msr - range->base) / 8] &= (uint8_t)~(1u << ((msr - range->base) % 8));
 		open &= ~range->flags;
@@ -124,25 +142,27 @@ int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock
 		error = pvclock_kvm_copy_filter(theirs ? theirs : &none, &copy);
 	if (error)
 		return error;
-	for (i = 0; i < OUR_PAIRS; i++) {
-		uint32_t open[2] = { deny_covered(filter, our_pairs[i]), deny_covered(filter, our_pairs[i] + 1) };
+	for (i = 0; i < OURS; i++) {
+		uint32_t base = ours[i].base, open[2] = { deny_covered(filter, base, ours[i].access), 0 };
 		bool fits = true;
 
+		if (ours[i].count == 2)
+			open[1] = deny_covered(filter, base + 1, ours[i].access);
 		if (filter->flags & KVM_MSR_FILTER_DEFAULT_DENY)
 			continue;
 		if (open[0] && open[0] == open[1]) {
-			fits = add_range(filter, our_pairs[i], 2, open[0], copy.bitmaps);
+			fits = add_range(filter, base, 2, open[0], copy.bitmaps);
 		} else {
 			if (open[0])
-				fits = add_range(filter, our_pairs[i], 1, open[0], copy.bitmaps);
+				fits = add_range(filter, base, 1, open[0], copy.bitmaps);
 			if (open[1])
-				fits = fits && add_range(filter, our_pairs[i] + 1, 1, open[1], copy.bitmaps);
+				fits = fits && add_range(filter, base + 1, 1, open[1], copy.bitmaps);
 		}
 		if (!fits) {
 			pvclock_msr_filter_clear(&copy);
 			pvclock_reason_set(reason, PVCLOCK_REASON_MSR_FILTER_FULL,
 					   "The VMM's MSR filter uses all of KVM's %d ranges and leaves none for MSR 0x%x; "
-					   "join two of its ranges.", KVM_MSR_FILTER_MAX_RANGES, our_pairs[i]);
+					   "join two of its ranges.", KVM_MSR_FILTER_MAX_RANGES, base);
 			return -ENOSPC;
 		}
 	}

@@ -87,6 +87,8 @@ int pvclock_kvm_copy_filter(const struct kvm_msr_filter *filter, struct pvclock_
 /* The filter that gives userspace our MSRs and otherwise does what `theirs` (may be NULL) does. 0, -ENOSPC, -EINVAL, -ENOMEM. */
 int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock_msr_filter *merged,
 			     struct pvclock_reason *reason);
+/* Whether `filter` lets a guest at an MSR, which KVM_MSR_FILTER_READ or _WRITE. */
+bool pvclock_kvm_filter_allows(const struct kvm_msr_filter *filter, uint32_t msr, uint32_t access);
 void pvclock_msr_filter_clear(struct pvclock_msr_filter *filter);
 /* As it is, to KVM (NULL: no filter). 0 or -errno. */
 int pvclock_kvm_tell_filter(const struct pvclock_kvm *kvm, const struct kvm_msr_filter *filter);
@@ -102,6 +104,12 @@ int pvclock_kvm_read_tscs(struct pvclock_kvm *kvm, const struct pvclock_slope *h
 uint8_t pvclock_kvm_frac_bits(const struct pvclock_os *os);
 /* The offset alone, again: a guest that wrote its TSC has changed it. */
 int pvclock_kvm_reread_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu);
+
+/*
+ * A guest's WRMSR to IA32_TSC or IA32_TSC_ADJUST, in the vCPU's own thread: its counter moves as the guest wants it, its page with the
+ * counter, and its clock does not. 0 or -errno.
+ */
+int pvclock_kvm_guest_writes_tsc(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
 
 /* events.c: what the policy says about the blackout up to now */
 int pvclock_kvm_pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason);

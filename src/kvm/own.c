@@ -82,10 +82,41 @@ static int own_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
 	return pvclock_vm_start(kvm->vm, kvm->os->ops->read_tsc(kvm->os->ctx), 0, host);
 }
 
+/* Ours only if the VMM's own filter does not ask for it. */
+static bool is_guest_tsc(const struct pvclock_kvm *kvm, const struct kvm_run *run)
+{
+	uint32_t access = run->exit_reason == KVM_EXIT_X86_WRMSR ? KVM_MSR_FILTER_WRITE : KVM_MSR_FILTER_READ;
+
+	return (run->msr.index == MSR_IA32_TSC || run->msr.index == MSR_IA32_TSC_ADJUST) &&
+	       (run->msr.reason & KVM_MSR_EXIT_REASON_FILTER) &&
+	       (!kvm->theirs.bitmaps || pvclock_kvm_filter_allows(&kvm->theirs.filter, run->msr.index, access));
+}
+
+static int handle_guest_tsc(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, struct kvm_run *run)
+{
+	const struct kvm_vcpu *found;
+	uint64_t value = 0;
+	int error;
+
+	if (run->exit_reason == KVM_EXIT_X86_WRMSR) {
+		error = pvclock_kvm_guest_writes_tsc(kvm, vcpu, run->msr.index, run->msr.data);
+	} else { /* a range of theirs that has both accesses */
+		pthread_mutex_lock(&kvm->lock);
+		found = pvclock_kvm_find_vcpu(kvm, pvclock_vcpu_index(vcpu));
+		error = found ? pvclock_kvm_get_msr(kvm, found, run->msr.index, &value) : -ENOENT;
+		pthread_mutex_unlock(&kvm->lock);
+		run->msr.data = value;
+	}
+	run->msr.error = error != 0;
+	return 1;
+}
+
 static int own_handle_msr(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, struct kvm_run *run)
 {
 	int error;
 
+	if (is_guest_tsc(kvm, run))
+		return handle_guest_tsc(kvm, vcpu, run);
 	if (run->exit_reason == KVM_EXIT_X86_WRMSR) {
 		error = pvclock_vcpu_write_msr(vcpu, run->msr.index, run->msr.data);
 		if (error == 0 && run->msr.index != PVCLOCK_MSR_WALL_CLOCK && run->msr.index != PVCLOCK_MSR_WALL_CLOCK_OLD)

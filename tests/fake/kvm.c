@@ -129,6 +129,12 @@ static int msrs(struct fake_kvm *fake, int fd, unsigned long request, void *arg)
 		one->entry.data = fake->tsc + offset;
 		return 1;
 	}
+	if (request == KVM_SET_MSRS && one->entry.index == 0x10) {
+		*(second ? &fake->second_offset : &fake->offset) = one->entry.data - fake->tsc;
+		return 1;
+	}
+	if (request == KVM_SET_MSRS && one->entry.index == 0x3b && fake->no_tsc_adjust)
+		return 1; /* the kernel takes it and forgets it */
 	if (!place)
 		return 0;
 	if (one->entry.index == 0x6e0 && request == KVM_SET_MSRS)

@@ -41,6 +41,7 @@ struct fake_kvm {
 	int ntp_state;       /* what adjtimex returns */
 	long max_error_us, estimated_error_us;
 	uint64_t tsc_adjust[2];
+	bool no_tsc_adjust;  /* the guest's CPUs have no such MSR */
 	bool tsc_control;      /* it scales TSCs, as AMD does: 32 fraction bits */
 	uint32_t vcpu_khz[2];  /* to what; 0: not at all */
 	/* what it was told to filter, and what to exit for */
