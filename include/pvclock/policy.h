@@ -60,7 +60,7 @@ struct pvclock_account {
 
 /*
  * What a person says of it: "snapshot=advance,advance_max_ns=60000000000,fall_back=true", of a blackout's name each, and the
- * two others ("none" for no bound). What is not named stays. 0; -EINVAL with a reason that names the word: nothing has
+ * two others ("none" for no bound). Instead of commas there may be lines, and # begins a comment: a file's text. What is not named stays. 0; -EINVAL with a reason that names the word: nothing has
  * changed.
  */
 int pvclock_policy_parse(struct pvclock_policy *policy, const char *text, struct pvclock_reason *reason);

@@ -163,21 +163,35 @@ static void forget(struct rows *rows, const char *scenario, const char *who)
 	}
 }
 
+/* What else a row is about. */
+static void print_extra(const struct row *row)
+{
+	const json_t *across = json_object_get(row->extra, "late_us_across");
+
+	if (across)
+		printf("; %lld deadlines, %lld of them across an event: %lld early, late by %.1f ms in the median",
+		       (long long)lab_number(row->extra, "deadlines", 0), (long long)lab_number(row->extra, "deadlines_across", 0),
+		       (long long)lab_number(row->extra, "deadlines_early", 0), (double)lab_number(across, "median", 0) / 1000);
+	else
+		printf("; vDSO %lld ticks, syscall %lld", (long long)lab_number(row->extra, "vdso_ticks", 0),
+		       (long long)lab_number(row->extra, "syscall_ticks", 0));
+}
+
 /* One line, as soon as it is there. */
 static void print_row(const struct row *row, double seconds)
 {
 	char jump[ROWS_TEXT];
 
-	if (row->failure[0])
-		printf("%-5s %-23s FAILED after %.0f s: %s\n", row->who, row->scenario, seconds, row->failure);
-	else
-		printf("%-5s %-23s %.0f s: %u events, worst jump %s, %llu backwards, %s, %s%s; vDSO %lld ticks, "
-		       "syscall %lld\n",
-		       row->who, row->scenario, seconds, row->events, rows_format_ns(row->jump_ns_max, jump),
-		       (unsigned long long)row->backwards, row->stable ? "stable" : "not stable",
-		       lab_text(row->extra, "clocksource", "?"), row->reason[0] ? " (see reason)" : "",
-		       (long long)lab_number(row->extra, "vdso_ticks", 0),
-		       (long long)lab_number(row->extra, "syscall_ticks", 0));
+	if (row->failure[0]) {
+		printf("%-5s %-25s FAILED after %.0f s: %s\n", row->who, row->scenario, seconds, row->failure);
+	} else {
+		printf("%-5s %-25s %.0f s: %u events, worst jump %s, %llu backwards, %s, %s%s", row->who, row->scenario, seconds,
+		       row->events, rows_format_ns(row->jump_ns_max, jump), (unsigned long long)row->backwards,
+		       row->stable ? "stable" : "not stable", lab_text(row->extra, "clocksource", "?"),
+		       row->reason[0] ? " (see reason)" : "");
+		print_extra(row);
+		putchar('\n');
+	}
 	fflush(stdout);
 }
 

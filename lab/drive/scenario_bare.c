@@ -11,6 +11,11 @@
 #define VCPUS 4u
 #define LONGEST_NS 20000000ll /* of the usual sleeps */
 #define FAR_NS 1000000000ll   /* of one in eight: beyond any hop's blackout */
+/*
+ * Most deadlines that are pending are far ones, half a second ahead on average. One that was not computed anew for the other rate is early,
+ * or late by more than half of that again; a busy emulator is late by some 10 ms.
+ */
+#define LATE_MEDIAN_MAX_US 200000
 #define APART_TICKS 1000000000ll /* 0.4 s: below the second within which KVM takes two counters for one */
 
 static int play(struct run *run, int64_t apart, int (*doing)(struct run *run, struct qemu_options *guest, unsigned int events),
@@ -55,6 +60,8 @@ static int judge(struct run *run)
 		return lab_fail(run->lab, "Of %llu deadlines %llu fired early, by up to %llu ns, and %llu were not taken once.",
 				(unsigned long long)deadlines->taken, (unsigned long long)deadlines->early, (unsigned long long)earliest,
 				(unsigned long long)deadlines->unpaired);
+	if (lateness_quantile(&deadlines->disturbed, 50) / 1000 > LATE_MEDIAN_MAX_US)
+		return lab_fail(run->lab, "Half of the deadlines across an event were late by more than %d ms.", LATE_MEDIAN_MAX_US / 1000);
 	if (!deadlines->across)
 		return lab_fail(run->lab, "No deadline was pending across an event, so nothing was shown.");
 	return 0;

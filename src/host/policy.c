@@ -119,28 +119,44 @@ static const char *parse_word(struct pvclock_policy *policy, const char *key, co
 	return pvclock_passing_parse(value, &policy->on[blackout]) ? NULL : "give advance or freeze";
 }
 
+/* The next word, without the blanks around it; separated by commas and lines, of which # begins a comment. False: there is none. */
+static bool next_word(const char **text, const char **word, size_t *length)
+{
+	const char *at = *text;
+
+	do {
+		at += strspn(at, ", \t\r\n");
+		if (*at == '#')
+			at += strcspn(at, "\n");
+	} while (*at == '\n' || *at == '#');
+	*word = at;
+	*length = strcspn(at, ",\n#");
+	*text = at + *length;
+	while (*length > 0 && strchr(" \t\r", at[*length - 1]))
+		--*length;
+	return *length > 0;
+}
+
 int pvclock_policy_parse(struct pvclock_policy *policy, const char *text, struct pvclock_reason *reason)
 {
 	struct pvclock_policy next = *policy;
-	const char *wrong;
-	char word[64];
+	const char *wrong, *begin;
+	size_t length;
 
 	pvclock_reason_clear(reason);
-	while (*text) {
-		size_t length = strcspn(text, ",");
-		char *equals;
+	while (next_word(&text, &begin, &length)) {
+		char word[64], *equals;
 
-		snprintf(word, sizeof(word), "%.*s", (int)(length < sizeof(word) ? length : sizeof(word)), text);
+		snprintf(word, sizeof(word), "%.*s", (int)(length < sizeof(word) ? length : sizeof(word)), begin);
 		equals = strchr(word, '=');
 		if (equals)
 			*equals = '\0';
 		wrong = !equals || length >= sizeof(word) ? "it is not KEY=VALUE" : parse_word(&next, word, equals + 1);
 		if (wrong) {
 			pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD, "Policy \"%.*s\": %s.",
-					   (int)(length < 60 ? length : 60), text, wrong);
+					   (int)(length < 60 ? length : 60), begin, wrong);
 			return -EINVAL;
 		}
-		text += length + (text[length] == ',');
 	}
 	*policy = next;
 	return 0;

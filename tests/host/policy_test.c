@@ -301,11 +301,40 @@ static void what_64_bits_do_not_tell_is_not_wrapped(void **state)
 	expect(&now, &then, PVCLOCK_BY_REALTIME, -INT64_MAX, 4200 + leaps);
 }
 
+/* Words with commas, or lines as of a file. */
+static void words_of_a_policy(void **state)
+{
+	struct pvclock_policy policy = pvclock_policy_default(), before;
+	struct pvclock_reason reason;
+	static const char *const wrong[] = { "pause", "pause=never", "sleep=freeze", "snapshot=advance\nsuspend", "a b=freeze",
+					     "pause = freeze", "advance_max_ns=-1", "pause=freeze snapshot=freeze" };
+
+	(void)state;
+	assert_int_equal(pvclock_policy_parse(&policy, "pause=freeze,snapshot=advance,advance_max_ns=77", &reason), 0);
+	assert_int_equal(policy.on[PVCLOCK_BLACKOUT_PAUSE], PVCLOCK_FREEZE);
+	assert_int_equal(policy.on[PVCLOCK_BLACKOUT_SNAPSHOT], PVCLOCK_ADVANCE);
+	assert_int_equal(policy.advance_max_ns, 77);
+	assert_int_equal(pvclock_policy_parse(&policy, "# one\n\n  pause=advance # two, pause=freeze\r\n\t# snapshot=advance\n"
+					      "snapshot=freeze,, migration=freeze ,\n#", &reason), 0);
+	assert_int_equal(policy.on[PVCLOCK_BLACKOUT_PAUSE], PVCLOCK_ADVANCE);
+	assert_int_equal(policy.on[PVCLOCK_BLACKOUT_SNAPSHOT], PVCLOCK_FREEZE);
+	assert_int_equal(policy.on[PVCLOCK_BLACKOUT_MIGRATION], PVCLOCK_FREEZE);
+	assert_int_equal(policy.advance_max_ns, 77);
+	before = policy;
+	assert_int_equal(pvclock_policy_parse(&policy, " \n# nothing\n", &reason), 0);
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		assert_int_equal(pvclock_policy_parse(&policy, wrong[i], &reason), -EINVAL);
+		assert_non_null(strstr(reason.text, "Policy \""));
+	}
+	assert_memory_equal(&policy, &before, sizeof(policy)); /* what is refused changes nothing */
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(names_round_trip),
 		cmocka_unit_test(the_default_policy),
+		cmocka_unit_test(words_of_a_policy),
 		cmocka_unit_test(p7_an_instant_by_all_clocks),
 		cmocka_unit_test(p7_an_offset_that_changes_under_the_reads),
 		cmocka_unit_test(p7_an_offset_that_is_never_the_clocks_is_none),

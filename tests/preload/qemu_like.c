@@ -26,6 +26,7 @@ static const struct {
 	{ "lists", lists_are_split },
 	{ "stop", a_stop_holds_the_clock },
 	{ "set", another_time_is_set },
+	{ "policy-file", a_policy_file_is_read_at_each_stop },
 	{ "requests", requests_are_32_bits },
 	{ "slots", slots_come_and_go },
 	{ "dirty", dirty_pages_are_told_once },

@@ -33,6 +33,7 @@ void filters_keep_their_exits(struct like *like);   /* filters.c */
 void lists_are_split(struct like *like);            /* lists.c */
 void a_stop_holds_the_clock(struct like *like);     /* stops.c */
 void another_time_is_set(struct like *like);
+void a_policy_file_is_read_at_each_stop(struct like *like);
 void requests_are_32_bits(struct like *like);
 void slots_come_and_go(struct like *like);          /* slots.c */
 void dirty_pages_are_told_once(struct like *like);

@@ -44,9 +44,15 @@ for mode in '' Own owner 0 stock-ish; do
 	refused 2 "\"$mode\"" --mode "$mode" -- true
 done
 
-for policy in snapshot snapshot=stop nap=freeze advance_max_ns=-1 fall_back=1 pause=advance,, "pause=$(printf %090d 0)"; do
+for policy in snapshot snapshot=stop nap=freeze advance_max_ns=-1 fall_back=1 "pause=$(printf %090d 0)"; do
 	refused 2 Policy --policy "$policy" -- true
 done
+refused 2 "$dir/nowhere" --policy "@$dir/nowhere" -- true
+printf '# by day\nsnapshot=advance\n\n  pause=freeze # and so on\n' >"$dir/policy"
+(cd "$dir" && "$pvclock" run --policy @policy -- env) >"$dir/out" 2>/dev/null
+grep -qx "PVCLOCK_POLICY=@$dir/policy" "$dir/out" || fail "--policy @FILE is not handed on by its whole path: $(grep POLICY "$dir/out")"
+echo pause=never >>"$dir/policy"
+refused 2 'pause=never' --policy "@$dir/policy" -- true
 refused 1 "$dir/nowhere" --records "$dir/nowhere" -- true
 refused 1 /dev/null --records /dev/null -- true
 (cd "$dir" && "$pvclock" run --policy snapshot=advance,advance_max_ns=none --records . -- env) >"$dir/out" 2>/dev/null

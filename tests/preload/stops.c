@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <time.h>
@@ -133,4 +134,54 @@ void requests_are_32_bits(struct like *like)
 	check(like, (long)(int)KVM_GET_CLOCK < 0 && ioctl(plain.vm_fd, (unsigned long)(long)(int)KVM_GET_CLOCK, &sign_extended) == 0 &&
 	      sign_extended.clock == stop.clock.clock, "KVM_GET_CLOCK with its sign extended");
 	plain_destroy(&plain);
+}
+
+static bool write_policy(const char *path, const char *text)
+{
+	FILE *file = fopen(path, "w");
+
+	return file && fputs(text, file) >= 0 && fclose(file) == 0;
+}
+
+/* A stop under the policy that the file has by then: what the clock counted of PAUSE_US. */
+static int64_t stop_under(struct like *like, struct plain *plain, const char *path, const char *text)
+{
+	struct plain_stop stop;
+	int64_t counted = -1;
+
+	check(like, write_policy(path, text), "a policy file: %s", text);
+	plain_stop(plain, &stop);
+	usleep(PAUSE_US);
+	like_forget_log(like);
+	plain_go_on(plain, stop.clock.clock);
+	plain_rdtsc(plain, 0);
+	like_event(like, "resume", "counted_ns", &counted);
+	return counted;
+}
+
+/* The operator changes its mind while the VM runs; a file that says nonsense changes nothing. */
+void a_policy_file_is_read_at_each_stop(struct like *like)
+{
+	char path[] = "/tmp/pvclock-policy-XXXXXX", words[64];
+	int fd = mkstemp(path);
+	struct plain plain;
+	int64_t counted;
+
+	if (fd < 0 || close(fd) != 0 || !write_policy(path, "pause=freeze"))
+		return (void)check(like, false, "a file for a policy");
+	snprintf(words, sizeof(words), "@%s", path);
+	setenv("PVCLOCK_POLICY", words, 1);
+	plain_start(&plain, 1);
+	like_register(like, &plain, 1);
+	counted = stop_under(like, &plain, path, "pause=freeze\n");
+	check(like, counted == 0, "freeze: %lld ns are counted", (long long)counted);
+	counted = stop_under(like, &plain, path, "# from now on\npause=advance\n");
+	check(like, counted >= PAUSE_US * 1000ll, "advance: %lld ns are counted", (long long)counted);
+	counted = stop_under(like, &plain, path, "pause=sometimes\n");
+	check(like, counted >= PAUSE_US * 1000ll, "nonsense: as before, %lld ns are counted", (long long)counted);
+	counted = stop_under(like, &plain, path, "pause=freeze");
+	check(like, counted == 0, "freeze again: %lld ns are counted", (long long)counted);
+	plain_destroy(&plain);
+	unsetenv("PVCLOCK_POLICY");
+	unlink(path);
 }

@@ -48,6 +48,7 @@ void vm_pause(struct vm *vm)
 	if (vm->paused || !vm->started)
 		return;
 	vm_hold(vm);
+	vm_reread_policy(vm);
 	watch_source(vm);
 	error = pvclock_kvm_pause(vm->kvm);
 	if (error)

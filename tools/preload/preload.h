@@ -141,6 +141,7 @@ bool vm_arrival_clock(struct vm *vm, uint64_t *ns); /* what the clock reads ther
 /* --- records.c ----------------------------------------------------------------------------- */
 
 void vm_set_policy(struct vm *vm);            /* what `pvclock run` was told */
+void vm_reread_policy(struct vm *vm);         /* the same, from a file that may have changed */
 void vm_keep_record(struct vm *vm);           /* of a VM that has stopped, where records are asked for */
 /*
  * Of the VM that arrives: what of the blackout its clock counts, by its record; false: there is none, and nothing is counted.

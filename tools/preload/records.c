@@ -6,6 +6,7 @@
  * function all the same, and counts nothing of the blackout.
  */
 #define _GNU_SOURCE
+#include "policy_words.h"
 #include "preload.h"
 
 #include <errno.h>
@@ -18,18 +19,36 @@
 
 #define RECORD_BYTES_MAX (1u << 20)
 
+static void follow_words(struct vm *vm, const char *words)
+{
+	struct pvclock_reason reason = { 0 };
+	int error;
+
+	passing++; /* a file of ours */
+	error = policy_from_words(&vm->policy, words, &reason);
+	passing--;
+	if (error)
+		say("PVCLOCK_POLICY is not followed: %s", reason.text);
+	pvclock_vm_set_policy(vm->clock, &vm->policy);
+}
+
 void vm_set_policy(struct vm *vm)
 {
-	const char *text = getenv("PVCLOCK_POLICY");
-	struct pvclock_reason reason;
+	const char *words = getenv("PVCLOCK_POLICY");
 
 	/* as QEMU has it: a VM that comes from elsewhere goes on from where it was */
 	vm->policy = pvclock_policy_default();
 	vm->policy.on[PVCLOCK_BLACKOUT_MIGRATION] = PVCLOCK_FREEZE;
-	vm->has_policy = text != NULL && *text != '\0';
-	if (vm->has_policy && pvclock_policy_parse(&vm->policy, text, &reason) != 0)
-		say("PVCLOCK_POLICY is not followed: %s", reason.text);
-	pvclock_vm_set_policy(vm->clock, &vm->policy);
+	vm->has_policy = words != NULL && *words != '\0';
+	follow_words(vm, vm->has_policy ? words : "");
+}
+
+void vm_reread_policy(struct vm *vm)
+{
+	const char *words = getenv("PVCLOCK_POLICY");
+
+	if (words != NULL && *words == '@')
+		follow_words(vm, words);
 }
 
 static bool path_of(uint64_t tsc, const char *ending, char path[PATH_MAX])

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "preflight.h"
 #include "host.h"
+#include "policy_words.h"
 
 #include <getopt.h>
 #include <inttypes.h>
@@ -158,7 +159,7 @@ static int preflight_record(const char *path, const struct options *options)
 	if (!record_file_read(path, &file, &why))
 		return complain(path, &why);
 	for (size_t i = 0; i < options->policy_count; i++) {
-		if (pvclock_policy_parse(&file.record.policy, options->policies[i], &preflight.reason) == 0)
+		if (policy_from_words(&file.record.policy, options->policies[i], &preflight.reason) == 0)
 			continue;
 		record_file_clear(&file);
 		fprintf(stderr, "pvclock preflight: %s\n", preflight.reason.text);

@@ -3,7 +3,7 @@
 #define _GNU_SOURCE
 #include "command.h"
 
-#include <pvclock/policy.h>
+#include "policy_words.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -26,7 +26,8 @@ static void print_help(void)
 	     "\n"
 	     "  --mode MODE   own, steer or auto (default: own, where this host allows it, else steer)\n"
 	     "  --policy P    what the clocks count of a blackout: pause=, migration=, snapshot=, suspend=advance or freeze,\n"
-	     "                advance_max_ns=N, with commas (default: a pause advances; the others freeze, as with QEMU alone)\n"
+	     "                advance_max_ns=N, with commas (default: a pause advances; the others freeze, as with QEMU alone);\n"
+	     "                @FILE: what this file says, read again at each stop\n"
 	     "  --records DIR where each VM that stops leaves its clock's record, and where a VM that arrives finds its own:\n"
 	     "                without it nothing of a migration or a snapshot can be counted\n"
 	     "  --log FILE    a line of JSON for each event of each VM is added to FILE\n"
@@ -102,14 +103,14 @@ static const char *why_out_of_reach(const char *name)
 	return why;
 }
 
-/* By its whole path: a VMM that becomes a daemon changes its folder. */
-static bool pass_path(const char *variable, const char *path)
+/* By its whole path, after `prefix`: a VMM that becomes a daemon changes its folder. */
+static bool pass_path(const char *variable, const char *prefix, const char *path)
 {
-	char here[PATH_MAX], whole[2 * PATH_MAX];
+	char here[PATH_MAX] = "", whole[2 * PATH_MAX];
 
-	if (*path == '/' || getcwd(here, sizeof(here)) == NULL)
-		return *path == '/' && setenv(variable, path, 1) == 0;
-	snprintf(whole, sizeof(whole), "%s/%s", here, path);
+	if (*path != '/' && getcwd(here, sizeof(here)) == NULL)
+		return false;
+	snprintf(whole, sizeof(whole), "%s%s%s%s", prefix, here, *here ? "/" : "", path);
 	return setenv(variable, whole, 1) == 0;
 }
 
@@ -167,7 +168,7 @@ int run_command(int argc, char **argv)
 		fprintf(stderr, "pvclock run: there is no mode \"%s\"; there are own, steer and auto.\n", mode);
 		return EXIT_USAGE;
 	}
-	if (policy != NULL && pvclock_policy_parse(&unused, policy, &reason) != 0) {
+	if (policy != NULL && policy_from_words(&unused, policy, &reason) != 0) {
 		fprintf(stderr, "pvclock run: %s\n", reason.text);
 		return EXIT_USAGE;
 	}
@@ -192,13 +193,17 @@ int run_command(int argc, char **argv)
 	snprintf(list, sizeof(list), "%s%s%s", preload, before && *before ? ":" : "", before ? before : "");
 	setenv("LD_PRELOAD", list, 1);
 	setenv("PVCLOCK_MODE", mode, 1);
-	if (policy != NULL)
+	if (policy != NULL && *policy != '@')
 		setenv("PVCLOCK_POLICY", policy, 1);
-	if (records != NULL && !pass_path("PVCLOCK_RECORDS", records)) {
+	if (policy != NULL && *policy == '@' && !pass_path("PVCLOCK_POLICY", "@", policy + 1)) {
+		fprintf(stderr, "pvclock run: --policy %s: its folder cannot be found.\n", policy);
+		return EXIT_LACKING;
+	}
+	if (records != NULL && !pass_path("PVCLOCK_RECORDS", "", records)) {
 		fprintf(stderr, "pvclock run: --records %s: its folder cannot be found.\n", records);
 		return EXIT_LACKING;
 	}
-	if (log != NULL && !pass_path("PVCLOCK_LOG", log)) {
+	if (log != NULL && !pass_path("PVCLOCK_LOG", "", log)) {
 		fprintf(stderr, "pvclock run: --log %s: its folder cannot be found.\n", log);
 		return EXIT_LACKING;
 	}
