@@ -118,7 +118,7 @@ if [ "$what" = quick ]; then
 fi
 variant "$build/tsan" -Db_sanitize=thread -Db_lundef=false
 variant "$build/plain"
-run "$build/asan" quick unit torture
+run "$build/asan" quick unit torture once
 run "$build/tsan" unit torture
 jobs=1 # guests want the machine for themselves
 run "$build/plain" install
