@@ -41,16 +41,16 @@ drive() {
 \""
 }
 # Every second pair's guests are the nested ones' host's work: the two hosts have about as much to do.
-pair=1
+turn=1
 while :; do
 	ask "${1:-all}"
 	clocks=${2:-stock,steer,own}
-	drive $([ $((pair % 2)) = 1 ] && echo plain_host || echo nested_host) plain$pair "$plain" "$clocks"
+	drive $([ $((turn % 2)) = 1 ] && echo plain_host || echo nested_host) plain$turn "$plain" "$clocks"
 	drive plain_host long "$long" own
 	drive nested_host nested "$nested" "$clocks"
 	drive linked_host linked "$linked" "$clocks" "$([ $native = yes ] || echo --peer 10.0.0.2)"
 	[ $# -gt 2 ] || break
-	pair=$((pair + 1))
+	turn=$((turn + 1))
 	shift 2
 done
 
