@@ -103,8 +103,8 @@ static void judge(struct vm *vm, const struct pvclock_line *page, bool has_page,
 			said = there;
 	}
 	/*
-	 * A counter that passes 2^64 where KVM runs it has no line (line.h): the clock then stands still, or is far on. No machine's is on for
-	 * so long, but a guest may have written it.
+	 * A counter that passes 2^64 where KVM runs it has no line (line.h): the clock then stands still, or is far on. No machine's
+	 * is on for so long, but a guest may have written it.
 	 */
 	if (moved > 0 && first + (uint64_t)moved < first)
 		check(now == line.ns && (now <= said || now - said == 1));

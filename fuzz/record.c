@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * record.c - any bytes as a record: refused with a sentence that names the field, or taken and then written back byte for byte; one of an
- * older version is written as today's, and read back alike. What was taken is planned for. A mutated record seldom has a good checksum, so the
- * first input byte decides whether the fuzzer is given one, and of which version, and the ranges behind it are reached.
+ * record.c - any bytes as a record: refused with a sentence that names the field, or taken and then written back byte for byte;
+ * one of an older version is written as today's, and read back alike. What was taken is planned for. A mutated record seldom has a
+ * good checksum, so the first input byte decides whether the fuzzer is given one, and of which version, and the ranges behind it are
+ * reached.
  */
 #include "input.h"
 
@@ -193,8 +194,8 @@ static void refused(const struct pvclock_reason *reason, uint8_t *bytes, size_t 
 	struct pvclock_reason other;
 	size_t length = strlen(reason->text);
 
-	/* one that fills its room was cut off */
-	check(reason->code != PVCLOCK_REASON_NONE && length > 0 && length < PVCLOCK_REASON_TEXT - 1 && reason->text[length - 1] == '.');
+	check(reason->code != PVCLOCK_REASON_NONE && length > 0 && reason->text[length - 1] == '.');
+	check(length < PVCLOCK_REASON_TEXT - 1); /* or it was cut off */
 	if (reason->code != PVCLOCK_REASON_RECORD_FIELD)
 		return;
 	check(mend(reason->text, bytes, &size));

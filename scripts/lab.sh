@@ -1,14 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# lab.sh BUILD [SCENARIOS [CLOCKS]] - stock Linux guests on a stock QEMU, with KVM's clock and with pvclock's; rows in out/lab.json.
+# lab.sh BUILD [SCENARIOS [CLOCKS]]... - stock Linux guests on a stock QEMU, with KVM's clock and with pvclock's; rows in out/lab.json.
 # On this machine's own KVM where Linux boots on it, else in emulated hosts, two or three at a time: one for what takes one guest, one for
 # guests' guests and for those that move their host's clock, and then two of different TSC rates for the migrations between them.
 #
 # SCENARIOS: all (of which the two that take minutes are run in own mode alone), short, or names with commas (all);
-# CLOCKS of stock, steer, own (all three). LAB_SECONDS: the limit for each host.
+# CLOCKS of stock, steer, own (all three). Several pairs share the hosts' boots. LAB_SECONDS: the limit for each host.
 set -eu
 cd "$(dirname "$0")/.."
-build=$1 scenarios=${2:-all} clocks=${3:-stock,steer,own} seconds=${LAB_SECONDS:-3000}
+build=$1 seconds=${LAB_SECONDS:-3000}
+shift
 export BUILD="$build"
 driver=lab/drive/pvclock-lab # below build/release, /p/release in there
 scripts/build.sh "$build/release" -Dtests=false
@@ -18,18 +19,41 @@ lab/libraries.sh "$build" "$build/release/$driver" "$build/release/tools/pvclock
 rm -rf out/lab/rows out/lab.json
 mkdir -p out/lab/rows
 
-# pick WORDS: those of the scenarios asked for that match (an extended regular expression), with commas
-all=$("$build/release/$driver" --list | sed 's/ .*//')
-[ "$scenarios" = all ] && asked=$all || asked=$(echo "$scenarios" | tr , '\n')
-pick() { echo "$asked" | grep -Ex "$1" | paste -s -d , || :; }
-long= nested=$(pick 'nested.*|snapshot-.*') linked=$(pick ".*-new-rate")
-[ "$scenarios" != all ] || long=linux-faults,linux-soak
-plain=$(echo "$asked" | grep -Exv "nested.*|snapshot-.*|.*-new-rate|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)
+native=no release=/p/release out=/out options="--slow ${PVCLOCK_SLOW:-2}" # in emulated hosts, of which two share this machine
+! lab/native.sh "$build" || { native=yes release=$build/release out=out/lab options="--lab $build/lab"; }
 
-# drive RELEASE OUT ROWS SCENARIOS CLOCKS [OPTIONS]: the command for one host
-drive() {
-	[ -z "$4" ] || echo "$1/$driver --append --scenarios $4 --who $5 --out $2/rows/$3.json --logs $2/logs --timeout $seconds ${6-} || status=\$?"
+# pick WORDS: those of the scenarios asked for that match (an extended regular expression), with commas
+pick() { echo "$asked" | grep -Ex "$1" | paste -s -d , || :; }
+all=$("$build/release/$driver" --list | sed 's/ .*//')
+# ask SCENARIOS: sorts them by host
+ask() {
+	[ "$1" = all ] && asked=$all || asked=$(echo "$1" | tr , '\n')
+	long= nested=$(pick 'nested.*|snapshot-.*') linked=$(pick ".*-new-rate")
+	[ "$1" != all ] || long=linux-faults,linux-soak
+	plain=$(echo "$asked" | grep -Exv "nested.*|snapshot-.*|.*-new-rate|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)
 }
+
+# drive HOST ROWS SCENARIOS CLOCKS [OPTIONS]: one more command for that host
+plain_host= nested_host= linked_host=
+drive() {
+	command="$release/$driver --append --scenarios $3 --who $4 --out $out/rows/$2.json --logs $out/logs --timeout $seconds"
+	[ -z "$3" ] || eval "$1=\"\$$1$command $options ${5-} || status=\\\$?
+\""
+}
+# Every second pair's guests are the nested ones' host's work: the two hosts have about as much to do.
+turn=1
+while :; do
+	ask "${1:-all}"
+	clocks=${2:-stock,steer,own}
+	drive $([ $((turn % 2)) = 1 ] && echo plain_host || echo nested_host) plain$turn "$plain" "$clocks"
+	drive plain_host long "$long" own
+	drive nested_host nested "$nested" "$clocks"
+	drive linked_host linked "$linked" "$clocks" "$([ $native = yes ] || echo --peer 10.0.0.2)"
+	[ $# -gt 2 ] || break
+	turn=$((turn + 1))
+	shift 2
+done
+
 # host NAME COMMANDS [OPTIONS]: an emulated one that does them
 host() {
 	[ -z "$2" ] || lab/boot.sh --name "$1" --timeout $((seconds + 60)) ${3-} -- sh -c "status=0
@@ -38,13 +62,13 @@ exit \$status"
 }
 nested_and_linked() {
 	nested_status=0
-	host host-nested "$(drive /p/release /out nested "$nested" "$clocks")" || nested_status=$?
-	if [ -n "$linked" ]; then # some 1000 MHz there where this machine has 2600
+	host host-nested "$nested_host" || nested_status=$?
+	if [ -n "$linked_host" ]; then # some 1000 MHz there where this machine has 2600
 		link=$(mktemp -u)
 		lab/boot.sh --name peer --pace 2.6 --link connect "$link" --timeout $((seconds + 60)) -- "/p/release/$driver" --agent &
 		peer=$!
 		trap 'kill $peer 2>/dev/null || :' EXIT TERM
-		host host-linked "$(drive /p/release /out linked "$linked" "$clocks" "--peer 10.0.0.2")" "--link listen $link" || nested_status=$?
+		host host-linked "$linked_host" "--link listen $link" || nested_status=$?
 		kill $peer 2>/dev/null || : # where its work is done it has gone already
 		wait $peer 2>/dev/null || :
 	fi
@@ -53,15 +77,13 @@ nested_and_linked() {
 
 # A promise that is broken anywhere makes the whole run fail.
 status=0
-if lab/native.sh "$build"; then
-	eval "$(drive "$build/release" out/lab plain "$plain${nested:+,$nested}${linked:+,$linked}" "$clocks" "--lab $build/lab")"
-	eval "$(drive "$build/release" out/lab long "$long" own "--lab $build/lab")"
+if [ $native = yes ]; then
+	eval "$plain_host$nested_host$linked_host"
 else
 	nested_and_linked &
 	beside=$!
 	trap 'kill $beside 2>/dev/null || :' EXIT
-	host host "$(drive /p/release /out plain "$plain" "$clocks")
-$(drive /p/release /out long "$long" own)" || status=$?
+	host host "$plain_host" || status=$?
 	wait $beside || status=$?
 	trap - EXIT
 fi

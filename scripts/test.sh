@@ -85,12 +85,12 @@ kvm_in_lab() {
 	rm -f "$log" "$names"
 }
 
-# scenarios NAMES CLOCKS: stock Linux guests (scripts/lab.sh); one passed, failed or skipped for each row
+# scenarios NAMES CLOCKS...: stock Linux guests (scripts/lab.sh); one passed, failed or skipped for each row
 scenarios() {
-	echo "== lab: scenarios $1, clocks $2"
-	lab_ready "scenarios $1" || return
+	echo "== lab: scenarios and clocks $*"
+	lab_ready "scenarios $*" || return
 	log=$(mktemp)
-	scripts/lab.sh "$build" "$1" "$2" 2>&1 | tr -d '\r' | tee "$log"
+	scripts/lab.sh "$build" "$@" 2>&1 | tr -d '\r' | tee "$log"
 	set -- $(awk '
 		/^BROKEN / { sub(/:$/, "", $4); broken[$3 " " $4] = 1 }
 		/^(stock|steer|own|auto) .*([0-9] s: |FAILED after |SKIP: )/ {
@@ -118,7 +118,7 @@ if [ "$what" = quick ]; then
 fi
 variant "$build/tsan" -Db_sanitize=thread -Db_lundef=false
 variant "$build/plain"
-run "$build/asan" quick unit torture
+run "$build/asan" quick unit torture once
 run "$build/tsan" unit torture
 jobs=1 # guests want the machine for themselves
 run "$build/plain" install
@@ -129,9 +129,7 @@ else
 	kvm_in_lab plain
 fi
 # What fits of `make lab`: own mode through everything, the others where they differ most, and a guest's guest.
-scenarios short own
-scenarios linux-pause,linux-snapshot stock,steer
-scenarios nested stock,own
+scenarios short own linux-pause,linux-snapshot stock,steer nested stock,own
 # Limits are the bench's own; a run disturbed by a neighbour is repeated, not forgiven.
 bench() {
 	echo "== bench"

@@ -53,11 +53,11 @@ static void exact_ns(const struct pvclock_line *line, uint64_t ticks, word *ns, 
 }
 
 /*
- * Why 1 ns more to 2 ns less: let m = mul / 2^32 < 1 be ns per shifted tick, k = -shift >= 0, and let tick 0 be A + a shifted ticks
- * after the old anchor and the reading's tick B + b after tick 0, A and B whole, a and b in [0, 1). Then
+ * Why 1 ns more to 2 ns less: let m = mul / 2^32 < 1 be ns per shifted tick, k = -shift >= 0, and let tick 0 be A + a shifted
+ * ticks after the old anchor and the reading's tick B + b after tick 0, A and B whole, a and b in [0, 1). Then
  *     old = floor((A + B + c) m), c = 1 if a + b >= 1, else 0        new = floor((A + a) m) + floor(B m)
- * so old - new = (c - a) m - (fraction of old) + (fractions of the two of new), which is below (1 - a) m + 2 and above -a m - 1:
- * as a whole number at most 2 and at least -1. With a = 0 (always, if k = 0) c is 0, and 0 and 1 are left. A positive shift drops no
+ * so old - new = (c - a) m - (fraction of old) + (fractions of the two of new), which is below (1 - a) m + 2 and above -a m - 1: as
+ * a whole number at most 2 and at least -1. With a = 0 (always, if k = 0) c is 0, and 0 and 1 are left. A positive shift drops no
  * ticks: old is one floor, new the sum of two.
  */
 void pvclock_line_shift(struct pvclock_line *line, int64_t ticks)

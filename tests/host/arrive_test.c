@@ -161,7 +161,7 @@ static void clock_is(struct machine *m, const struct pvclock_line *line)
 	uint64_t from = m->tscs[0].tsc - m->wanted[0];
 
 	for (unsigned int i = 0; i < 2; i++) {
-		/* a guest that is older than a host whose counter it has to use: its anchor would lie before tick 0 (pvclock_line_shift) */
+		/* a guest that is older than a host whose counter it has to use: its anchor would lie before tick 0 (line.h) */
 		bool before_0 = line->tsc - m->wanted[0] + real_offset(m, i) > from + real_offset(m, i);
 		struct pvclock_snapshot page;
 		struct pvclock_line mine;
@@ -256,7 +256,8 @@ static void same_rate(uint64_t seed)
 	}
 	arrive(&m);
 	require(m.arrived.exact && m.arrived.line_used && m.arrived.rate_difference == 0 && m.reason.code == PVCLOCK_REASON_NONE);
-	require(m.arrived.apart_ns == (m.arrival.ns == UINT64_MAX ? 0 : (int64_t)(m.arrival.ns - oracle(&m.arrival.line, m.tscs[0].tsc))));
+	require(m.arrived.apart_ns ==
+		(m.arrival.ns == UINT64_MAX ? 0 : (int64_t)(m.arrival.ns - oracle(&m.arrival.line, m.tscs[0].tsc))));
 	pvclock_vcpu_get_line(m.vcpus[0], &mine);
 	require(same_line(&mine, &m.arrival.line));
 	require(m.fake.second_offset - m.fake.offset == m.tscs[1].tsc - m.tscs[0].tsc);
@@ -428,7 +429,8 @@ static void a_clock_without_a_page_goes_on(void **state)
 		m.arrival.ns = pick(&m, 0, 1ull << 60);
 		m.fake.deadline[0] = 0; /* not armed */
 		arrive(&m);
-		require(!m.arrived.exact && !m.arrived.line_used && m.arrived.apart_ns == 0 && m.reason.code == PVCLOCK_REASON_NONE);
+		require(!m.arrived.exact && !m.arrived.line_used && m.arrived.apart_ns == 0);
+		require(m.reason.code == PVCLOCK_REASON_NONE);
 		pvclock_vcpu_get_line(m.vcpus[0], &mine);
 		pvclock_line_make(&unit, 0, 0, &m.host, NULL);
 		require(mine.mul == unit.mul && mine.shift == unit.shift && oracle(&mine, m.tscs[0].tsc) == m.arrival.ns);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* clock_structure_test.c - a clock that goes to another VM: as a record (live update), or as the structure of KVM_[GS]ET_CLOCK_GUEST. */
+/* clock_structure_test.c - a clock that goes to another VM: as a record, or as KVM_[GS]ET_CLOCK_GUEST's structure. */
 #include "machine.h"
 
 /* Live update in each mode: a second VM takes the first one's record, and the guest's function is the same. */

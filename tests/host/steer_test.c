@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* steer_test.c - the kernel's clock is aimed: to 1 ns, or with the reason why not; and its page is the kernel's and the guest's alone. */
+/* steer_test.c - the kernel's clock is aimed, to 1 ns, or with the reason why not; and its page is not the engine's. */
 #include "machine.h"
 
 /* 1000 pauses, each of another length: 1 ns at most at every single tick looked at, and no sum. */
