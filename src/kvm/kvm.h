@@ -103,11 +103,30 @@ uint8_t pvclock_kvm_frac_bits(const struct pvclock_os *os);
 /* The offset alone, again: a guest that wrote its TSC has changed it. */
 int pvclock_kvm_reread_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu);
 
+/* clock_guest_ioctl.c: the kernel's own KVM_[GS]ET_CLOCK_GUEST, of one revision of the proposal */
+#define KVM_CLOCK_GUESTS 2
+
+struct kvm_clock_guest {
+	unsigned long get, set;
+};
+
+extern const struct kvm_clock_guest pvclock_kvm_clock_guests[KVM_CLOCK_GUESTS];
+
+/* The first vCPU's clock, as its page says it. -ENODATA: and the ioctl does not; -errno. */
+int pvclock_kvm_get_kernel_clock(const struct pvclock_kvm *kvm, const struct kvm_clock_guest *ioctls, struct pvclock_line *line);
+int pvclock_kvm_set_kernel_clock(const struct pvclock_kvm *kvm, const struct kvm_clock_guest *ioctls, const struct pvclock_line *line);
+/* What this kernel has and tells the truth by, and that truth. NULL: nothing. */
+const struct kvm_clock_guest *pvclock_kvm_find_clock_guest(const struct pvclock_kvm *kvm, struct pvclock_line *line);
+/* Whether it has any, of a vCPU without a page. */
+bool pvclock_kvm_probe_clock_guest(const struct pvclock_os *os, int vm_fd, int vcpu_fd, const struct pvclock_tsc_transform *tsc);
+
 /* events.c: what the policy says about the blackout up to now */
 int pvclock_kvm_pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason);
 
 /* kernel_clock.c: what steer and stock share: the kernel publishes, and the engine follows it */
 int pvclock_kernel_clock_learn(struct pvclock_kvm *kvm);
+/* What the first vCPU reads: the page that the kernel wrote. -ENODATA: it has none. */
+int pvclock_kernel_clock_read_page(const struct pvclock_kvm *kvm, struct pvclock_line *line, uint8_t *flags);
 int pvclock_kernel_clock_save(struct pvclock_kvm *kvm, struct pvclock_record *record);
 int pvclock_kernel_clock_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason);
 void pvclock_kernel_clock_mark_stopped(struct pvclock_kvm *kvm);
