@@ -7,7 +7,7 @@
  *
  * Guest: clock.elf on 2 vCPUs.
  */
-#include "live.h"
+#include "foreseen.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -322,6 +322,25 @@ static int64_t ticks_in_ns(const struct pvclock_line *line, int64_t ticks)
 	return (int64_t)pvclock_line_ns(&unit, (uint64_t)ticks);
 }
 
+/* A restore, asked about beforehand. */
+static bool restored_as_foreseen(struct live *live, struct watch *watch, const struct harness_options *options, struct foreseen *foreseen,
+				 int64_t *jump)
+{
+	const char *policy = options->extra[1], *as = options->extra[3];
+	bool done;
+
+	if (watch_event_begin(watch))
+		return false;
+	json_decref(harness_command(&watch->harness, "pause", WATCH_COMMAND_MS));
+	harness_drain(&watch->harness); /* so that nothing of the guest's log comes back with its memory */
+	if (!save(watch) || !foresee(live, foreseen, file, options->mode, as, policy))
+		return false;
+	foreseen->begun_ms = harness_now_ms();
+	done = harness_replace(&watch->harness, options) == 0;
+	foreseen->ended_ms = harness_now_ms();
+	return done && watch_event_end(watch, jump) == 0;
+}
+
 /* One restore each way: what the guest's clock counts is the policy's. */
 static void policies(struct live *live, struct watch *watch, const struct harness_options *options, const char *mode)
 {
@@ -337,17 +356,23 @@ static void policies(struct live *live, struct watch *watch, const struct harnes
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		struct harness_options next = *options;
+		struct foreseen foreseen = { .plan = NULL };
 		int64_t jump = 0, moved, apart, told;
 		json_t *status, *restored;
 		bool done;
 
+		next.payload = NULL;
 		next.extra[0] = "--policy";
 		next.extra[1] = cases[i].policy;
 		next.extra[2] = "--as";
 		next.extra[3] = cases[i].as;
-		done = watch_restore(watch, &next, file, &jump) == 0;
-		if (!live_check(live, done, "%s %s: the guest goes on%s", mode, cases[i].policy, watch->harness.error))
+		next.extra[4] = "--restore";
+		next.extra[5] = file;
+		done = restored_as_foreseen(live, watch, &next, &foreseen, &jump);
+		if (!live_check(live, done, "%s %s: the guest goes on%s", mode, cases[i].policy, watch->harness.error)) {
+			foreseen_clear(&foreseen);
 			return;
+		}
 		status = harness_command(&watch->harness, "status", WATCH_COMMAND_MS);
 		restored = json_object_get(status, "restored");
 		moved = harness_number(restored, "moved_ticks", 0);
@@ -360,6 +385,8 @@ static void policies(struct live *live, struct watch *watch, const struct harnes
 			   "P7 %s %s: told: counted %lld ns, not counted %lld ns", mode, cases[i].policy,
 			   (long long)harness_number(restored, "counted_ns", -1),
 			   (long long)harness_number(restored, "uncounted_ns", -1));
+		foreseen_check(live, &foreseen, restored, &watch->judge.vcpu[0], live_limit(mode));
+		foreseen_clear(&foreseen);
 		json_decref(status);
 		if (cases[i].counts)
 			live_check(live, jump >= -live_limit(mode) && jump <= live_limit(mode),
