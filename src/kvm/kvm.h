@@ -57,6 +57,7 @@ struct pvclock_kvm {
 	struct pvclock_host_time time; /* of which the boot id is read once */
 	/* seen at the last event, which is when a blackout began: a host TSC below it was reset by a suspend */
 	struct pvclock_host_tsc last;
+	bool offsets_ignored; /* a TSC offset was accepted, and the old one held */
 	bool from_page;      /* steer: the engine's line is what the kernel published here, with the kernel's own slope */
 	/* of this blackout, until the next resume tells it */
 	bool held; /* there is one */

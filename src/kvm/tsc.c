@@ -134,12 +134,16 @@ int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcp
 	const struct kvm_vcpu *found = pvclock_kvm_find_vcpu(kvm, pvclock_vcpu_index(vcpu));
 	struct pvclock_tsc_transform transform;
 	int written = 0, error;
+	uint64_t was;
 
 	pvclock_reason_clear(reason);
 	if (!found)
 		return -ENOENT;
 	pvclock_vcpu_get_tsc(vcpu, &transform);
-	written = kvm_ioctl(kvm, found->fd, KVM_SET_DEVICE_ATTR, &attribute);
+	was = transform.offset;
+	/* Each write, even in vain, costs a new snapshot of KVM's clock at the next entry, which moves one that was aimed by up to 1 ns. */
+	if (!kvm->offsets_ignored)
+		written = kvm_ioctl(kvm, found->fd, KVM_SET_DEVICE_ATTR, &attribute);
 	error = read_offset(kvm, found, &transform.offset);
 	if (error == 0)
 		error = pvclock_vcpu_set_tsc(vcpu, &transform, found->catchup);
@@ -147,6 +151,7 @@ int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcp
 		return error;
 	if (written >= 0 && transform.offset == offset)
 		return 0;
+	kvm->offsets_ignored = written >= 0 && transform.offset == was;
 	pvclock_reason_set(reason, PVCLOCK_REASON_OFFSET_IGNORED,
 			   "KVM %s a TSC offset of %lld for vCPU %u and runs it with %lld; the clock's line follows instead.",
 			   written < 0 ? "refused" : "accepted", (long long)offset, pvclock_vcpu_index(vcpu),
