@@ -101,6 +101,9 @@ int pvclock_kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, c
 int pvclock_kvm_read_tscs(struct pvclock_kvm *kvm, const struct pvclock_slope *host);
 /* Of this CPU's TSC scaling, whether KVM can use it or not. */
 uint8_t pvclock_kvm_frac_bits(const struct pvclock_os *os);
+/* pvclock_kvm_set_tsc_offset; without the write, where it is known to be in vain. */
+int pvclock_kvm_want_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, uint64_t offset, bool write,
+				struct pvclock_reason *reason);
 /* The offset alone, again: a guest that wrote its TSC has changed it. */
 int pvclock_kvm_reread_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu);
 

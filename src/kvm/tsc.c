@@ -126,8 +126,8 @@ int pvclock_kvm_read_tscs(struct pvclock_kvm *kvm, const struct pvclock_slope *h
 	return error;
 }
 
-int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, uint64_t offset,
-			       struct pvclock_reason *reason)
+int pvclock_kvm_want_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, uint64_t offset, bool write,
+				struct pvclock_reason *reason)
 {
 	struct kvm_device_attr attribute = {
 		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset };
@@ -141,8 +141,7 @@ int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcp
 		return -ENOENT;
 	pvclock_vcpu_get_tsc(vcpu, &transform);
 	was = transform.offset;
-	/* Each write, even in vain, costs a new snapshot of KVM's clock at the next entry, which moves one that was aimed by up to 1 ns. */
-	if (!kvm->offsets_ignored)
+	if (write)
 		written = kvm_ioctl(kvm, found->fd, KVM_SET_DEVICE_ATTR, &attribute);
 	error = read_offset(kvm, found, &transform.offset);
 	if (error == 0)
@@ -151,10 +150,16 @@ int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcp
 		return error;
 	if (written >= 0 && transform.offset == offset)
 		return 0;
-	kvm->offsets_ignored = written >= 0 && transform.offset == was;
+	if (write)
+		kvm->offsets_ignored = written >= 0 && transform.offset == was;
 	pvclock_reason_set(reason, PVCLOCK_REASON_OFFSET_IGNORED,
 			   "KVM %s a TSC offset of %lld for vCPU %u and runs it with %lld; the clock's line follows instead.",
 			   written < 0 ? "refused" : "accepted", (long long)offset, pvclock_vcpu_index(vcpu),
 			   (long long)transform.offset);
 	return -EOPNOTSUPP;
+}
+
+int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, uint64_t offset, struct pvclock_reason *reason)
+{
+	return pvclock_kvm_want_tsc_offset(kvm, vcpu, offset, true, reason);
 }

@@ -242,6 +242,53 @@ static void p1_a_clock_is_set_as_a_structure(void **state)
 	}
 }
 
+/* KVM_GET_CLOCK knows no scaled TSC, so that such a clock cannot be aimed: the kernel's own way keeps it. */
+static void p1_p5_a_scaled_tsc(void **state)
+{
+	(void)state;
+	for (uint64_t seed = 1; seed <= 20; seed++) {
+		struct machine from, to;
+		struct pvclock_slope host;
+		struct pvclock_record record;
+		struct pvclock_reason reason;
+		struct pvclock_plan plan;
+		struct pvclock_correction correction;
+
+		machine_init(&from, seed, seed % REVISIONS);
+		pvclock_slope_from_khz(from.fake.khz, &host);
+		assert_int_equal(pvclock_kvm_start(from.kvm, &host), 0);
+		assert_int_equal(pvclock_kvm_pause(from.kvm), 0);
+		assert_int_equal(pvclock_kvm_save(from.kvm, &record), 0);
+		machine_init(&to, seed + 100, seed % REVISIONS);
+		to.fake.khz = 2000000;
+		to.fake.tsc_control = true;
+		to.fake.anchor_tsc = to.fake.tsc;
+		pvclock_slope_from_khz(to.fake.khz, &host);
+		assert_int_equal(pvclock_kvm_restore(to.kvm, &record, PVCLOCK_BLACKOUT_SNAPSHOT, &host, &plan, &reason), 0);
+		assert_true(plan.precision == PVCLOCK_EXACT && plan.tsc_khz == from.fake.khz && to.fake.vcpu_khz[0] == plan.tsc_khz);
+		assert_int_equal(pvclock_kvm_settle(to.kvm, to.vcpu), 0);
+		to.fake.set_clock_calls = 0;
+		assert_int_equal(pvclock_kvm_resume(to.kvm, &correction, &reason), 0);
+		assert_true(to.fake.set_clock_calls == 0 && to.fake.set_clock_guest_calls > 0);
+		publish(&to);
+		/* by the guest's TSC: it is the function that it was, and stays it */
+		to.first = plan.at.old;
+		for (int round = 0; round < 20; round++)
+			pause_once(&to, true, &correction);
+		/* without the ioctl it is refused */
+		machine_clear(&to);
+		machine_init(&to, seed + 100, seed % REVISIONS);
+		to.fake.khz = 2000000;
+		to.fake.tsc_control = true;
+		to.fake.get_clock_guest = 0;
+		assert_int_equal(pvclock_kvm_restore(to.kvm, &record, PVCLOCK_BLACKOUT_SNAPSHOT, &host, &plan, &reason), -ENOTSUP);
+		assert_int_equal(reason.code, PVCLOCK_REASON_NO_LINE);
+		pvclock_record_clear(&record);
+		machine_clear(&from);
+		machine_clear(&to);
+	}
+}
+
 /* On a VM without a page: by KVM_GET_CLOCK. */
 static void it_is_probed(void **state)
 {
@@ -277,6 +324,7 @@ int main(void)
 		cmocka_unit_test(p1_what_is_not_believed),
 		cmocka_unit_test(p1_a_page_that_stays),
 		cmocka_unit_test(p1_a_clock_is_set_as_a_structure),
+		cmocka_unit_test(p1_p5_a_scaled_tsc),
 		cmocka_unit_test(it_is_probed),
 	};
 
