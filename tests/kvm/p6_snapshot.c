@@ -405,6 +405,61 @@ static void policies(struct live *live, struct watch *watch, const struct harnes
 	}
 }
 
+/* Whether `pvclock record edit` changes the file, and the first line that it says. */
+static bool edit(const char *change, char *sentence, size_t size)
+{
+	char *tool = harness_path("../tools/pvclock/pvclock"), command[4400];
+	FILE *stream;
+
+	snprintf(command, sizeof(command), "'%s' record edit %s %s 2>&1", tool ? tool : "", file, change);
+	free(tool);
+	stream = popen(command, "re");
+	if (!stream || !fgets(sentence, (int)size, stream))
+		sentence[0] = '\0';
+	return stream && pclose(stream) == 0;
+}
+
+static bool flip_last_bit(int fd)
+{
+	off_t last = lseek(fd, -1, SEEK_END);
+	unsigned char byte;
+
+	if (last <= 0 || pread(fd, &byte, 1, last) != 1)
+		return false;
+	byte ^= 1;
+	return pwrite(fd, &byte, 1, last) == 1;
+}
+
+/* The policy is in the record, and the record in the snapshot: it can be changed there. */
+static void edited(struct live *live, struct watch *watch, const struct harness_options *options)
+{
+	struct harness_options from = *options;
+	uint64_t before;
+	char sentence[600];
+	json_t *status;
+	int fd;
+
+	live_check(live, save(watch) && edit("policy.snapshot=advance policy.advance_max_ns=1000000", sentence, sizeof(sentence)),
+		   "P6 a record in a snapshot is edited: %s", sentence);
+	from.payload = NULL;
+	from.extra[0] = "--restore";
+	from.extra[1] = file;
+	live_check(live, harness_replace(&watch->harness, &from) == 0 && harness_wait_readings(&watch->harness, 20, WATCH_READINGS_MS) == 0,
+		   "P6 and restored: %s", watch->harness.error);
+	status = harness_command(&watch->harness, "status", WATCH_COMMAND_MS);
+	live_check(live, harness_number(json_object_get(status, "restored"), "counted_ns", -1) == 1000000, "P7 by the edited policy");
+	json_decref(status);
+
+	fd = open(file, O_RDWR | O_CLOEXEC);
+	if (!live_check(live, fd >= 0 && flip_last_bit(fd), "a bit of guest memory is flipped"))
+		return;
+	before = fingerprint();
+	live_check(live, !edit("policy.snapshot=freeze", sentence, sizeof(sentence)) && strstr(sentence, "damaged") && fingerprint() == before,
+		   "P6 a damaged snapshot is not edited: %s", sentence);
+	flip_last_bit(fd);
+	close(fd);
+}
+
 static void in_mode(struct live *live, const char *mode, bool all)
 {
 	char *payload = harness_path("clock.elf");
@@ -428,6 +483,8 @@ static void in_mode(struct live *live, const char *mode, bool all)
 		watch_finish(&watch);
 		live_check(live, watch_backwards(&watch) == 0, "P2 %s: %llu steps backwards", mode,
 			   (unsigned long long)watch_backwards(&watch));
+		if (all) /* last, as its policy is one that loses time */
+			edited(live, &watch, &options);
 	}
 	live_stop(live, &watch, mode);
 	free(payload);
