@@ -85,6 +85,7 @@ static void take_destination(struct input *input, struct pvclock_destination *he
 	take_time(input, &here->time);
 	here->tsc_offsets = kind & 1;
 	here->kernel_publishes = kind & 2;
+	here->kernel_aims_scaled = kind & 32;
 	here->frac_bits = kind & 4 ? PVCLOCK_FRAC_BITS_VMX : kind & 8 ? PVCLOCK_FRAC_BITS_SVM : 0;
 	here->ratio_max = kind & 16 ? take(input, 8) : 0;
 }

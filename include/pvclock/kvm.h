@@ -46,6 +46,7 @@ struct pvclock_kvm_capabilities {
 	uint32_t tsc_khz;                  /* KVM_GET_TSC_KHZ */
 	bool master_clock;                 /* KVM_GET_CLOCK gives host_tsc once a vCPU exists and has run or the clock was set */
 	struct pvclock_reason master_clock_reason; /* why not */
+	bool clock_guest;                  /* the kernel has KVM_[GS]ET_CLOCK_GUEST of its own, and it tells the truth */
 };
 
 /* Opens a scratch VM on kvm_fd (/dev/kvm), looks, and closes it. 0 or -errno. */
@@ -178,7 +179,7 @@ int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *re
 /* --- one vCPU's clock as a structure ------------------------------------------------------------- */
 
 /*
- * What the proposed KVM_GET_CLOCK_GUEST and KVM_SET_CLOCK_GUEST mean, on kernels that have neither, between pause and resume.
+ * What the proposed KVM_GET_CLOCK_GUEST and KVM_SET_CLOCK_GUEST mean, whether the kernel has them or not, between pause and resume.
  * The clock is what a vCPU's page holds: arithmetic on its TSC, the same tomorrow and, with the TSC, elsewhere.
  *
  * get: of a vCPU that registered no page, what its page would hold; version and GUEST_STOPPED are 0. set: from the resume on the

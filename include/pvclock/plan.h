@@ -33,13 +33,14 @@ struct pvclock_destination {
 	uint8_t frac_bits;               /* of its TSC scaling; 0: it has none */
 	uint64_t ratio_max;              /* the largest ratio that it can be given; 0: any */
 	bool kernel_publishes;           /* steer mode: the kernel's own slope is what a page can have ... */
-	struct pvclock_slope kernel;     /* ... ns per tick of an unscaled TSC */
+	struct pvclock_slope kernel;     /* ... ns per tick of an unscaled TSC ... */
+	bool kernel_aims_scaled;         /* ... and a clock of a scaled one can be set exactly, too (KVM_SET_CLOCK_GUEST) */
 };
 
 enum pvclock_precision {
 	PVCLOCK_EXACT,     /* the same function of the guest's TSC, bit for bit */
 	PVCLOCK_CONTINUED, /* another rate from the switch on; there both functions are the same */
-	PVCLOCK_LEGACY,    /* only the clock's value goes on, on a host without a line: the policy falls back */
+	PVCLOCK_LEGACY,    /* only the clock's value goes on, on a host without a line of its TSC: the policy falls back */
 };
 
 const char *pvclock_precision_name(enum pvclock_precision precision); /* "exact", "continued", "legacy" */

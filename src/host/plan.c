@@ -207,6 +207,15 @@ static int choose_slope(const struct pvclock_record *record, const struct pvcloc
 				   "(policy.fall_back).", destination->no_line.text);
 		return -ENOTSUP;
 	}
+	if (destination->kernel_publishes && plan->tsc_khz && !destination->kernel_aims_scaled) {
+		if (!record->policy.fall_back) {
+			pvclock_reason_set(reason, PVCLOCK_REASON_NO_LINE,
+					   "KVM's clock of a guest's scaled TSC (%u kHz) can be set but not aimed: take own mode, or let the clock go "
+					   "on by its value (policy.fall_back).", plan->tsc_khz);
+			return -ENOTSUP;
+		}
+		plan->precision = PVCLOCK_LEGACY;
+	}
 	/* KVM makes the page of a scaled TSC from its kHz */
 	if (destination->kernel_publishes && plan->tsc_khz && pvclock_line_make_kvm(&scaled, 0, 0, plan->tsc_khz) &&
 	    pvclock_slope_from_line(&scaled, slope))

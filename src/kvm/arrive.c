@@ -24,12 +24,13 @@ static struct pvclock_tsc_transform wanted_tsc(const struct pvclock_arrival_tsc 
 
 /*
  * A write, even of the offset that holds, makes KVM judge its master clock anew, and vCPUs match only if all were written
- * alike: all or none.
+ * alike: all or none. Where the last ones were ignored, none: KVM's new snapshot at the next entry would move a clock that was aimed
+ * by up to 1 ns, for nothing.
  */
 static int set_counters(struct pvclock_kvm *kvm, const struct pvclock_arrival *arrival, struct pvclock_reason *reason)
 {
 	struct pvclock_tsc_transform tsc;
-	bool hold = true;
+	bool hold = true, write = !kvm->offsets_ignored;
 	size_t i;
 
 	for (i = 0; i < arrival->tsc_count; i++) {
@@ -39,7 +40,7 @@ static int set_counters(struct pvclock_kvm *kvm, const struct pvclock_arrival *a
 	for (i = 0; !hold && i < arrival->tsc_count; i++) {
 		struct pvclock_tsc_transform wanted = wanted_tsc(&arrival->tscs[i], kvm->last);
 		struct pvclock_reason declared;
-		int error = pvclock_kvm_set_tsc_offset(kvm, arrival->tscs[i].vcpu, wanted.offset, &declared);
+		int error = pvclock_kvm_want_tsc_offset(kvm, arrival->tscs[i].vcpu, wanted.offset, write, &declared);
 
 		if (error == -EOPNOTSUPP && reason && reason->code == PVCLOCK_REASON_NONE)
 			*reason = declared;

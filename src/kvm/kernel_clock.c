@@ -11,8 +11,7 @@
 
 #define MAX_APART_NS 1000
 
-/* What the guest reads: the page that the kernel wrote for the first vCPU. */
-static int line_from_page(struct pvclock_kvm *kvm, struct pvclock_line *line, uint8_t *flags)
+int pvclock_kernel_clock_read_page(const struct pvclock_kvm *kvm, struct pvclock_line *line, uint8_t *flags)
 {
 	struct pvclock_snapshot snapshot;
 	uint64_t msr;
@@ -108,7 +107,7 @@ int pvclock_kernel_clock_learn(struct pvclock_kvm *kvm)
 	if (kvm->vcpu_count == 0)
 		return -ENODATA;
 	error = line_from_clock(kvm, &line);
-	has_page = line_from_page(kvm, &page, &flags) == 0;
+	has_page = pvclock_kernel_clock_read_page(kvm, &page, &flags) == 0;
 	if (error && error != -ENODATA)
 		return error;
 	if (error && !has_page)
@@ -118,7 +117,8 @@ int pvclock_kernel_clock_learn(struct pvclock_kvm *kvm)
 			declare_flags(kvm, flags);
 		return 0;
 	}
-	if (has_page && (error || believable(&page, &line))) {
+	/* KVM_GET_CLOCK computes a scaled TSC's clock with the unscaled rate; KVM_GET_CLOCK_GUEST, if there is one, knows better */
+	if (has_page && (error || believable(&page, &line) || pvclock_kvm_find_clock_guest(kvm, &page))) {
 		line = page;
 		kvm->from_page = true;
 		declare_flags(kvm, flags);

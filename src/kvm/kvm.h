@@ -57,6 +57,7 @@ struct pvclock_kvm {
 	struct pvclock_host_time time; /* of which the boot id is read once */
 	/* seen at the last event, which is when a blackout began: a host TSC below it was reset by a suspend */
 	struct pvclock_host_tsc last;
+	bool offsets_ignored; /* a TSC offset was accepted, and the old one held */
 	bool from_page;      /* steer: the engine's line is what the kernel published here, with the kernel's own slope */
 	/* of this blackout, until the next resume tells it */
 	bool held; /* there is one */
@@ -102,20 +103,42 @@ int pvclock_kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, c
 int pvclock_kvm_read_tscs(struct pvclock_kvm *kvm, const struct pvclock_slope *host);
 /* Of this CPU's TSC scaling, whether KVM can use it or not. */
 uint8_t pvclock_kvm_frac_bits(const struct pvclock_os *os);
+/* pvclock_kvm_set_tsc_offset; without the write, where it is known to be in vain. */
+int pvclock_kvm_want_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, uint64_t offset, bool write,
+				struct pvclock_reason *reason);
 /* The offset alone, again: a guest that wrote its TSC has changed it. */
 int pvclock_kvm_reread_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu);
 
 /*
- * A guest's WRMSR to IA32_TSC or IA32_TSC_ADJUST, in the vCPU's own thread: its counter moves as the guest wants it, its page with the
+ * guest_tsc.c: a guest's WRMSR to IA32_TSC or IA32_TSC_ADJUST, in the vCPU's own thread: its counter moves as the guest wants it, its page with the
  * counter, and its clock does not. 0 or -errno.
  */
 int pvclock_kvm_guest_writes_tsc(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
+
+/* clock_guest_ioctl.c: the kernel's own KVM_[GS]ET_CLOCK_GUEST, of one revision of the proposal */
+#define KVM_CLOCK_GUESTS 2
+
+struct kvm_clock_guest {
+	unsigned long get, set;
+};
+
+extern const struct kvm_clock_guest pvclock_kvm_clock_guests[KVM_CLOCK_GUESTS];
+
+/* The first vCPU's clock, as its page says it. -ENODATA: and the ioctl does not; -errno. */
+int pvclock_kvm_get_kernel_clock(const struct pvclock_kvm *kvm, const struct kvm_clock_guest *ioctls, struct pvclock_line *line);
+int pvclock_kvm_set_kernel_clock(const struct pvclock_kvm *kvm, const struct kvm_clock_guest *ioctls, const struct pvclock_line *line);
+/* What this kernel has and tells the truth by, and that truth. NULL: nothing. */
+const struct kvm_clock_guest *pvclock_kvm_find_clock_guest(const struct pvclock_kvm *kvm, struct pvclock_line *line);
+/* Whether it has any, of a vCPU without a page. */
+bool pvclock_kvm_probe_clock_guest(const struct pvclock_os *os, int vm_fd, int vcpu_fd, const struct pvclock_tsc_transform *tsc);
 
 /* events.c: what the policy says about the blackout up to now */
 int pvclock_kvm_pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason);
 
 /* kernel_clock.c: what steer and stock share: the kernel publishes, and the engine follows it */
 int pvclock_kernel_clock_learn(struct pvclock_kvm *kvm);
+/* What the first vCPU reads: the page that the kernel wrote. -ENODATA: it has none. */
+int pvclock_kernel_clock_read_page(const struct pvclock_kvm *kvm, struct pvclock_line *line, uint8_t *flags);
 int pvclock_kernel_clock_save(struct pvclock_kvm *kvm, struct pvclock_record *record);
 int pvclock_kernel_clock_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason);
 void pvclock_kernel_clock_mark_stopped(struct pvclock_kvm *kvm);

@@ -61,6 +61,15 @@ static void probe_master_clock(const struct pvclock_os *os, int vm_fd, struct pv
 			   "(after a suspend, say) and stays off until its module is loaded again; own mode does without it.");
 }
 
+/* On a vCPU whose TSC nobody has touched yet. */
+static void probe_clock_guest(const struct pvclock_os *os, int vm_fd, int vcpu_fd, struct pvclock_kvm_capabilities *found)
+{
+	struct pvclock_tsc_transform tsc = { 0 };
+
+	found->clock_guest = found->master_clock && pvclock_kvm_read_tsc_offset(os, vcpu_fd, &tsc.offset) == 0 &&
+			     pvclock_kvm_probe_clock_guest(os, vm_fd, vcpu_fd, &tsc);
+}
+
 int pvclock_kvm_probe(const struct pvclock_os *os, int kvm_fd, struct pvclock_kvm_capabilities *found)
 {
 	int vm_fd, vcpu_fd, khz, flags;
@@ -86,6 +95,7 @@ int pvclock_kvm_probe(const struct pvclock_os *os, int kvm_fd, struct pvclock_kv
 	khz = os->ops->ioctl(os->ctx, vcpu_fd, KVM_GET_TSC_KHZ, NULL);
 	found->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
 	probe_master_clock(os, vm_fd, found); /* before an offset is written: that may turn the master clock off */
+	probe_clock_guest(os, vm_fd, vcpu_fd, found);
 	probe_offset(os, vcpu_fd, found);
 	os->ops->close(os->ctx, vcpu_fd);
 	os->ops->close(os->ctx, vm_fd);

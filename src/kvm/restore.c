@@ -99,6 +99,7 @@ static void describe(const struct pvclock_os *os, const struct pvclock_kvm_capab
 		.tsc_offsets = capabilities->tsc_offset_honoured,
 		.frac_bits = capabilities->tsc_control ? pvclock_kvm_frac_bits(os) : 0,
 		.kernel_publishes = mode == PVCLOCK_MODE_STEER || mode == PVCLOCK_MODE_STOCK,
+		.kernel_aims_scaled = capabilities->clock_guest || mode == PVCLOCK_MODE_STOCK, /* which aims at nothing */
 	};
 	if (no_line)
 		destination->no_line = *no_line;
@@ -114,6 +115,20 @@ int pvclock_kvm_destination(const struct pvclock_os *os, const struct pvclock_kv
 	return pvclock_host_time_read(os, &destination->time);
 }
 
+/* A scaled TSC's clock needs it. Before the first entry only a set clock turns KVM's master clock on, and nobody has read it yet. */
+static bool has_clock_guest(const struct pvclock_kvm *kvm)
+{
+	struct pvclock_tsc_transform tsc;
+	struct kvm_clock clock;
+
+	if (kvm->mode->mode != PVCLOCK_MODE_STEER || pvclock_kvm_get_clock(kvm, &clock))
+		return false;
+	if (!(clock.flags & KVM_CLOCK_HOST_TSC) && pvclock_kvm_set_clock(kvm, clock.clock))
+		return false;
+	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &tsc);
+	return pvclock_kvm_probe_clock_guest(kvm->os, kvm->vm_fd, kvm->vcpus[0].fd, &tsc);
+}
+
 /* The same of the host that `kvm` is on. */
 static int destination_here(struct pvclock_kvm *kvm, const struct pvclock_slope *host, struct pvclock_destination *destination)
 {
@@ -127,6 +142,7 @@ static int destination_here(struct pvclock_kvm *kvm, const struct pvclock_slope 
 	if (khz <= 0)
 		khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
 	known.tsc_khz = khz > 0 ? (uint32_t)khz : 0;
+	known.clock_guest = known.tsc_control && has_clock_guest(kvm);
 	describe(kvm->os, &known, kvm->mode->mode, host, NULL, destination);
 	error = pvclock_host_time_refresh(kvm->os, &kvm->time);
 	destination->time = kvm->time;
@@ -220,8 +236,8 @@ static void declare_legacy(struct pvclock_kvm *kvm)
 	struct pvclock_reason reason;
 
 	pvclock_reason_set(&reason, PVCLOCK_REASON_NO_LINE,
-			   "The clock was restored on a host without a line and goes on from its value alone; give it a line (pvclock_kvm_arrive) or "
-			   "another host.");
+			   "The clock was restored where it cannot be kept as a function, and goes on from its value alone; give it a line "
+			   "(pvclock_kvm_arrive), own mode or another host.");
 	pvclock_vm_declare_unstable(kvm->vm, &reason);
 }
 
@@ -272,7 +288,7 @@ int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *re
 			pvclock_vm_resume(kvm->vm);
 		return error;
 	}
-	if (plan.precision == PVCLOCK_LEGACY) { /* nobody here knows the slope: the guest's own, which is no promise */
+	if (plan.precision == PVCLOCK_LEGACY && plan.tsc_khz == 0) { /* nobody here knows the slope: the guest's own, which is no promise */
 		pvclock_slope_from_line(&plan.at.line, &legacy);
 		host = &legacy;
 	}

@@ -9,6 +9,8 @@
  *
  * It also tells how long the kernel takes from our TSC read to m. That latency repeats itself to a few ticks with
  * outliers, so the next try predicts m from it and sets what our line reads there.
+ *
+ * A kernel that has KVM_SET_CLOCK_GUEST takes the line itself and tells which tick it took; then nothing is guessed.
  */
 #include "kvm.h"
 #include "../host/reason.h"
@@ -17,6 +19,7 @@
 
 #define TRIES_MAX 4096u /* about 10 ms; a busy hyperthread spreads the latency, and giving up leaves tens of ns */
 #define READBACKS 6
+#define SETS_MAX 64 /* by KVM_SET_CLOCK_GUEST; two of three ticks do */
 #define LATENCIES 3  /* the median of the last ones predicts the next */
 #define PHASES 64    /* TSC reads that wait for a tick at which the prediction fits a whole ns */
 
@@ -36,15 +39,51 @@ static uint64_t guest_tsc(const struct aim *aim, uint64_t host)
 }
 
 /*
- * The least and the most by which a line of the same slope, reading `set` at some tick of [first, last], differs from
+ * The least and the most by which a line of the same slope, reading `set` at some guest tick of [first, last], differs from
  * ours at any later tick. With both anchors w ticks apart, a later reading differs by set - ns - (floor(x + w s) -
  * floor(x)), and the bracket is floor(w s) or one more; a shift by -k besides drops k bits of each, which counts as
  * up to 2^k - 1 ticks.
  */
 static void compare(const struct aim *aim, uint64_t set, uint64_t first, uint64_t last, int64_t *least, int64_t *most)
 {
-	*most = (int64_t)(set - pvclock_line_ns(&aim->line, guest_tsc(aim, first)));
-	*least = (int64_t)(set - pvclock_line_ns(&aim->line, guest_tsc(aim, last) + aim->dropped)) - 1;
+	*most = (int64_t)(set - pvclock_line_ns(&aim->line, first));
+	*least = (int64_t)(set - pvclock_line_ns(&aim->line, last + aim->dropped)) - 1;
+}
+
+static bool same_line(const struct pvclock_line *a, const struct pvclock_line *b)
+{
+	return a->tsc == b->tsc && a->ns == b->ns && a->mul == b->mul && a->shift == b->shift;
+}
+
+/*
+ * The kernel's own way. It takes a new anchor and cuts the fraction of a ns off there, so it is asked for 1 ns more; a revision that
+ * rounds otherwise shows it by the difference, and is asked for that less. At an odd tick, a shift that drops bits may spoil it: again.
+ * Not everything that fails is told: what is left then is to aim.
+ */
+static bool aimed_by_kernel(const struct aim *aim, struct pvclock_correction *correction)
+{
+	struct pvclock_line asked = aim->line, told;
+	const struct kvm_clock_guest *ioctls = pvclock_kvm_find_clock_guest(aim->kvm, &told);
+	int64_t least, most;
+	int i;
+
+	if (ioctls && same_line(&told, &aim->line)) /* nobody touched it */
+		return true;
+	asked.ns++;
+	for (i = 0; ioctls && i < SETS_MAX; i++) {
+		correction->tries++;
+		if (pvclock_kvm_set_kernel_clock(aim->kvm, ioctls, &asked) || pvclock_kvm_get_kernel_clock(aim->kvm, ioctls, &told) ||
+		    told.mul != asked.mul || told.shift != asked.shift)
+			return false;
+		compare(aim, told.ns, told.tsc, told.tsc, &least, &most);
+		if (least >= 0 && most <= 1) {
+			correction->residual_ns = most;
+			return true;
+		}
+		if (most - least <= 1)
+			asked.ns -= (uint64_t)least;
+	}
+	return false;
 }
 
 static uint64_t predicted_latency(const struct aim *aim)
@@ -108,7 +147,7 @@ static int read_back(struct aim *aim, uint64_t set, uint64_t *first, uint64_t *l
 		*last = clock.host_tsc - reached < *last ? clock.host_tsc - reached : *last;
 		if (*first > *last) /* no tick fits: someone else moved the clock in between */
 			return -EAGAIN;
-		compare(aim, set, *first, *last, least, most);
+		compare(aim, set, guest_tsc(aim, *first), guest_tsc(aim, *last), least, most);
 		if ((*least >= 0 && *most <= 1) || *most < 1 || *least > 0)
 			break;
 	}
@@ -147,23 +186,27 @@ static int take_aim(struct aim *aim, struct pvclock_correction *correction)
 
 static int prepare_aim(struct pvclock_kvm *kvm, struct aim *aim)
 {
-	int khz, error;
-
 	if (kvm->vcpu_count == 0)
 		return -ENODATA;
-	khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
-	error = pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &aim->line);
-	if (error)
-		return error;
 	aim->kvm = kvm;
 	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &aim->tsc);
+	if (pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &aim->line))
+		return -ENODATA;
+	aim->dropped = aim->line.shift < 0 ? (1ull << -aim->line.shift) - 1 : 0;
+	return 0;
+}
+
+static int prepare_sight(struct aim *aim)
+{
+	const struct pvclock_kvm *kvm = aim->kvm;
+	int khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
+
 	/*
 	 * KVM_GET_CLOCK computes with the unscaled rate (a fault of the kernel's): it would be aiming by a wrong
 	 * sight.
 	 */
 	if (khz <= 0 || aim->tsc.frac_bits != 0 || !pvclock_line_make_kvm(&aim->unit, 0, 0, (uint32_t)khz))
 		return -ENOTSUP;
-	aim->dropped = aim->line.shift < 0 ? (1ull << -aim->line.shift) - 1 : 0;
 	if (kvm->from_page) { /* the kernel's slope as it is, rather than as its kHz predict it */
 		aim->unit.mul = aim->line.mul;
 		aim->unit.shift = aim->line.shift;
@@ -209,8 +252,11 @@ static int steer_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corr
 	struct aim aim = { 0 };
 	int error = prepare_aim(kvm, &aim), resumed;
 
-	if (error == 0)
-		error = take_aim(&aim, correction);
+	if (error == 0 && !aimed_by_kernel(&aim, correction)) {
+		error = prepare_sight(&aim);
+		if (error == 0)
+			error = take_aim(&aim, correction);
+	}
 	explain(error, &aim, correction, reason);
 	resumed = pvclock_vm_resume(kvm->vm);
 	pvclock_kernel_clock_mark_stopped(kvm);

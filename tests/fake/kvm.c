@@ -32,6 +32,58 @@ uint64_t fake_kvm_clock(const struct fake_kvm *fake, uint64_t host_tsc)
 	return pvclock_line_ns(&line, host_tsc);
 }
 
+/* The guest's TSC: the host's, scaled by whole kHz as KVM does it, and its offset. */
+static uint64_t guest_tsc(const struct fake_kvm *fake, unsigned int vcpu, uint64_t host_tsc)
+{
+	uint64_t ratio = fake->vcpu_khz[vcpu] ? (uint64_t)(((unsigned __int128)fake->vcpu_khz[vcpu] << 32) / fake->khz) : 1ull << 32;
+
+	return (uint64_t)((unsigned __int128)host_tsc * ratio >> 32) + (vcpu ? fake->second_offset : fake->offset);
+}
+
+struct pvclock_line fake_kvm_page(const struct fake_kvm *fake, unsigned int vcpu)
+{
+	struct pvclock_line line;
+
+	pvclock_line_make_kvm(&line, guest_tsc(fake, vcpu, fake->anchor_tsc), fake->anchor_ns,
+			      fake->vcpu_khz[vcpu] ? fake->vcpu_khz[vcpu] : fake->khz);
+	return line;
+}
+
+/* As v6 of the proposal does it: the page is brought up to date, and told. */
+static int get_clock_guest(struct fake_kvm *fake, struct pvclock_page *clock)
+{
+	struct pvclock_line line = fake_kvm_page(fake, 0);
+
+	if (fake->get_clock_guest_error)
+		return fake->get_clock_guest_error;
+	if (!fake->master_clock)
+		return -EINVAL;
+	if (fake->page && !fake->page_stays)
+		pvclock_page_write(fake->page, &line, PVCLOCK_TSC_STABLE);
+	*clock = (struct pvclock_page){
+		.tsc_timestamp = line.tsc, .system_time = line.ns + (uint64_t)fake->clock_guest_lie, .tsc_to_system_mul = line.mul,
+		.tsc_shift = line.shift, .flags = PVCLOCK_TSC_STABLE,
+	};
+	return 0;
+}
+
+/* A new anchor at a tick that the kernel chooses, and there what the caller's structure says, cut off. */
+static int set_clock_guest(struct fake_kvm *fake, const struct pvclock_page *clock)
+{
+	struct pvclock_line line = { .tsc = clock->tsc_timestamp, .ns = clock->system_time, .mul = clock->tsc_to_system_mul,
+				     .shift = clock->tsc_shift };
+
+	fake->set_clock_guest_calls++;
+	if (fake->set_clock_guest_error)
+		return fake->set_clock_guest_error;
+	if (!fake->master_clock || clock->pad0 || clock->pad[0] || clock->pad[1] || guest_tsc(fake, 0, fake->tsc) < line.tsc)
+		return -EINVAL;
+	fake->anchor_tsc = fake->tsc;
+	fake->anchor_ns = pvclock_line_ns(&line, guest_tsc(fake, 0, fake->tsc)) + (uint64_t)fake->clock_guest_off;
+	pass(fake);
+	return 0;
+}
+
 void fake_kvm_enter(struct fake_kvm *fake)
 {
 	pass(fake);
@@ -173,6 +225,10 @@ static int fake_ioctl(void *ctx, int fd, unsigned long request, void *arg)
 			return -EPERM;
 		fake->refused_after--;
 	}
+	if (fake->get_clock_guest && fd == FAKE_VCPU_FD && request == fake->get_clock_guest)
+		return get_clock_guest(fake, arg);
+	if (fake->get_clock_guest && fd == FAKE_VCPU_FD && request == fake->set_clock_guest)
+		return set_clock_guest(fake, arg);
 	switch (request) {
 	case KVM_CHECK_EXTENSION:
 		return (uintptr_t)arg == KVM_CAP_TSC_CONTROL ? fake->tsc_control : 1;
@@ -210,12 +266,20 @@ static int fake_ioctl(void *ctx, int fd, unsigned long request, void *arg)
 		fake->exits_calls++;
 		fake->exits = ((struct kvm_enable_cap *)arg)->args[0];
 		return 0;
+	case KVM_CREATE_VCPU:
+		return FAKE_VCPU_FD;
 	case KVM_KVMCLOCK_CTRL:
 		fake->ctrl_calls++;
 		return 0;
 	default:
-		return 0;
+		return _IOC_TYPE(request) == KVMIO && _IOC_NR(request) >= 0xd5 && _IOC_NR(request) <= 0xd7 ? -EINVAL : 0;
 	}
+}
+
+static void fake_close(void *ctx, int fd)
+{
+	(void)ctx;
+	(void)fd;
 }
 
 static ssize_t fake_read_file(void *ctx, const char *path, char *text, size_t size)
@@ -247,6 +311,7 @@ static const struct pvclock_os_ops fake_ops = {
 	.read_tsc = fake_read_tsc,
 	.clock_gettime = fake_clock_gettime,
 	.ioctl = fake_ioctl,
+	.close = fake_close,
 	.read_file = fake_read_file,
 	.cpuid = fake_cpuid,
 	.run_interrupted = fake_run_interrupted,

@@ -8,6 +8,7 @@
 #define TESTS_FAKE_KVM_H
 
 #include <pvclock/os.h>
+#include <pvclock/page.h>
 
 #include <linux/kvm.h>
 #include <stdbool.h>
@@ -44,6 +45,14 @@ struct fake_kvm {
 	bool no_tsc_adjust;  /* the guest's CPUs have no such MSR */
 	bool tsc_control;      /* it scales TSCs, as AMD does: 32 fraction bits */
 	uint32_t vcpu_khz[2];  /* to what; 0: not at all */
+	/* KVM_[GS]ET_CLOCK_GUEST: which it has (0: none), how they fail, what they were called with */
+	unsigned long get_clock_guest, set_clock_guest;
+	int get_clock_guest_error, set_clock_guest_error; /* a SET's may be above 0: it does nothing, with success */
+	int64_t clock_guest_lie; /* GET: ns beside the truth */
+	int64_t clock_guest_off; /* SET: what it misses by; the kernel's own rounding is down */
+	bool page_stays;         /* neither does what an entry does */
+	uint8_t *page;           /* where the first vCPU's is */
+	unsigned int set_clock_guest_calls;
 	/* what it was told to filter, and what to exit for */
 	struct kvm_msr_filter filter;
 	uint8_t bitmaps[KVM_MSR_FILTER_MAX_RANGES][FAKE_BITMAP];
@@ -57,6 +66,8 @@ void fake_kvm_init(struct fake_kvm *fake, uint64_t seed);
 uint64_t fake_random(struct fake_kvm *fake);
 /* An entry: what was postponed to it happens. */
 void fake_kvm_enter(struct fake_kvm *fake);
+/* What it publishes to a vCPU, by its own TSC. */
+struct pvclock_line fake_kvm_page(const struct fake_kvm *fake, unsigned int vcpu);
 /* The kernel's clock at a host tick. */
 uint64_t fake_kvm_clock(const struct fake_kvm *fake, uint64_t host_tsc);
 

@@ -428,6 +428,7 @@ static void the_kernel_publishes(void **state)
 {
 	struct pvclock_plan plan;
 	struct pvclock_line kernel;
+	struct pvclock_reason reason;
 	struct made made;
 
 	(void)state;
@@ -439,7 +440,17 @@ static void the_kernel_publishes(void **state)
 	assert_true(plan.at.line.mul == kernel.mul && plan.at.line.shift == kernel.shift);
 	made.here.frac_bits = PVCLOCK_FRAC_BITS_SVM; /* of a TSC that it scales, it makes the slope from the kHz */
 	made.here.host = of_khz(2596142);
+	/* where its clock of a scaled TSC cannot be aimed, there is no function of it */
+	assert_int_equal(pvclock_plan_make(&made.record, &made.here, PVCLOCK_BLACKOUT_SNAPSHOT, &plan, &reason), -ENOTSUP);
+	assert_int_equal(reason.code, PVCLOCK_REASON_NO_LINE);
+	assert_non_null(strstr(reason.text, "own mode"));
+	made.record.policy.fall_back = true;
 	plan = planned(&made, PVCLOCK_BLACKOUT_SNAPSHOT);
+	assert_true(plan.tsc_khz == 2000000 && plan.precision == PVCLOCK_LEGACY);
+	made.record.policy.fall_back = false;
+	made.here.kernel_aims_scaled = true;
+	plan = planned(&made, PVCLOCK_BLACKOUT_SNAPSHOT);
+	assert_int_equal(plan.precision, PVCLOCK_EXACT);
 	assert_true(plan.tsc_khz == 2000000 && pvclock_line_make_kvm(&kernel, 0, 0, 2000000));
 	assert_true(plan.at.line.mul == kernel.mul && plan.at.line.shift == kernel.shift);
 	made.here.frac_bits = 0;

@@ -645,7 +645,7 @@ static void another_rate(enum pvclock_mode mode, bool scaled, enum pvclock_passi
 	struct machine from, to;
 	struct pvclock_line line;
 	struct pvclock_tsc_transform tsc;
-	bool exact = mode == PVCLOCK_MODE_STEER && scaled; /* the kernel makes a line of kHz, and these are the same */
+	bool unaimed = mode == PVCLOCK_MODE_STEER && scaled; /* KVM's clock of a scaled TSC: its line is of the same kHz, but who knows where it is */
 	uint64_t at, counter, deadline;
 
 	start(&from, &cell);
@@ -655,8 +655,13 @@ static void another_rate(enum pvclock_mode mode, bool scaled, enum pvclock_passi
 	to.fake.tsc_control = scaled;
 	to.fake.realtime_ns = (int64_t)(record.time.realtime_ns + S / 2 - to.fake.tsc / 2);
 	require(pvclock_slope_from_khz(to.fake.khz, &to.host));
+	if (unaimed) { /* it says so before anything is touched */
+		require(pvclock_kvm_restore(to.kvm, &record, cell.blackout, &to.host, &plan, &reason) == -ENOTSUP);
+		require(reason.code == PVCLOCK_REASON_NO_LINE && to.fake.vcpu_khz[0] == 0 && to.fake.offset_writes == 0);
+		record.policy.fall_back = true;
+	}
 	require(pvclock_kvm_restore(to.kvm, &record, cell.blackout, &to.host, &plan, &reason) == 0);
-	require(plan.precision == (exact ? PVCLOCK_EXACT : PVCLOCK_CONTINUED) && plan.tsc_kept && plan.deadlines == 2 && plan.deadlines_past == 0);
+	require(plan.precision == (unaimed ? PVCLOCK_LEGACY : PVCLOCK_CONTINUED) && plan.tsc_kept && plan.deadlines == 2 && plan.deadlines_past == 0);
 	require(plan.tsc_khz == (scaled ? pvclock_rate_khz(&from.host) : 0) && plan.ratio.frac_bits == (scaled ? PVCLOCK_FRAC_BITS_SVM : 0));
 	require(to.fake.vcpu_khz[0] == plan.tsc_khz && to.fake.vcpu_khz[1] == plan.tsc_khz);
 	line = line_of(&to, 0);
@@ -670,7 +675,7 @@ static void another_rate(enum pvclock_mode mode, bool scaled, enum pvclock_passi
 		require(counter == offset_of(&to, i) + (scaled ? (uint64_t)((unsigned __int128)at * plan.ratio.ratio >> 32) : at));
 		require(counter == plan.at.tsc + i * APART);
 		require(to.fake.deadline[i] == deadline && to.fake.armed_with[i] == offset_of(&to, i));
-		if (exact) {
+		if (unaimed) {
 			require(deadline == record.vcpus[i].tsc_deadline);
 			continue;
 		}
@@ -680,14 +685,14 @@ static void another_rate(enum pvclock_mode mode, bool scaled, enum pvclock_passi
 		require(oracle(&line, deadline - 1) < oracle(&plan.at.old, record.vcpus[i].tsc_deadline - i * APART));
 	}
 	to.fake.tsc += 300000000;
-	if (mode == PVCLOCK_MODE_STEER && scaled) /* KVM's clock is not a scaled TSC's, and it says so */
+	if (unaimed)
 		require(pvclock_kvm_resume(to.kvm, &correction, &reason) == -ENOTSUP && reason.code != PVCLOCK_REASON_NONE);
 	else
 		require(pvclock_kvm_resume(to.kvm, &correction, &reason) == 0);
 	line = line_of(&to, 0);
 	require(same_line(&line, &plan.at.line));
 	pvclock_vm_get_account(to.vm, &account);
-	require(account.rate_changes == !exact && account.blackouts == 1);
+	require(account.rate_changes == 1 && account.blackouts == 1);
 	moved(&from, &to, &record);
 }
 

@@ -67,6 +67,7 @@ static void write_destination(const char *path, const struct pvclock_destination
 	set_wide(json, "ratio_max", destination->ratio_max);
 	json_object_set_new(json, "kernel_publishes", json_boolean(destination->kernel_publishes));
 	json_object_set_new(json, "kernel", slope_to_json(&destination->kernel));
+	json_object_set_new(json, "kernel_aims_scaled", json_boolean(destination->kernel_aims_scaled));
 	assert_int_equal(json_dump_file(json, path, 0), 0);
 	json_decref(json);
 }
@@ -253,6 +254,7 @@ static void the_command_says_what_the_library_decides(void **state)
 			destination.time.at.ticks = record.time.at.ticks + random_u64() % 50000000000;
 		destination.tsc_offsets = (bits >> 16 & 3) != 0;
 		destination.kernel_publishes = (bits >> 18 & 3) == 0;
+		destination.kernel_aims_scaled = bits >> 27 & 1;
 		destination.kernel = destination.host;
 		if ((bits >> 20 & 7) == 0) {
 			destination.host = destination.kernel = (struct pvclock_slope){ 0 };
@@ -302,6 +304,7 @@ static void a_wild_record_is_planned_alike(void **state)
 		destination.frac_bits = i % 3 == 0 ? 48 : 0;
 		destination.tsc_offsets = i % 2;
 		destination.kernel_publishes = i % 5 == 0;
+		destination.kernel_aims_scaled = i % 15 == 0;
 		assert_true(pvclock_slope_from_khz(1 + random_u64() % 10000000, &destination.kernel));
 		plans += compare(&record, &destination, i % 2 ? PVCLOCK_BLACKOUT_MIGRATION : PVCLOCK_BLACKOUT_SNAPSHOT, &plan);
 	}

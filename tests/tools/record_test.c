@@ -163,6 +163,14 @@ static void a_guest_cannot_plant_a_record(void **state)
 	ran = run("record", "check", in_folder("a"), NULL);
 	assert_int_equal(ran.code, 0);
 	assert_shows(&ran, "version 2 at byte 128, 2 vCPUs");
+	/* its state is none that is known, so nothing is written into it */
+	ran = run("record", "edit", in_folder("a"), "policy.snapshot=advance", NULL);
+	assert_sentence(&ran, "another release");
+	write_record(in_folder("b"), &record); /* a vCPU less */
+	ran = run("record", "show", "--json", in_folder("b"), NULL);
+	write_file(in_folder("json"), ran.out, strlen(ran.out));
+	ran = run("record", "edit", in_folder("a"), "--json-in", in_folder("json"), NULL);
+	assert_sentence(&ran, "would take");
 	/* one that says it is larger than it is */
 	write_file(in_folder("a"), file, STATE + 100);
 	ran = run("record", "show", in_folder("a"), NULL);
@@ -171,6 +179,8 @@ static void a_guest_cannot_plant_a_record(void **state)
 	write_file(in_folder("a"), file, STATE + 1000);
 	ran = run("record", "check", in_folder("a"), NULL);
 	assert_int_equal(ran.code, 0);
+	ran = run("record", "edit", in_folder("a"), "policy.snapshot=advance", NULL);
+	assert_sentence(&ran, "sums of its own");
 }
 
 /* --- diff --------------------------------------------------------------------------------------------------- */

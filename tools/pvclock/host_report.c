@@ -90,7 +90,9 @@ static void print_kvm(const struct host *host)
 	print_item("KVM", "%s: MSR filter %s, TSC offset %s, TSC scaling %s, deadline timer %s, clock flags 0x%" PRIx32,
 		   host->kvm_path, yes(can->user_space_msr && can->msr_filter), offset, yes(can->tsc_control),
 		   yes(can->tsc_deadline_timer), can->clock_flags);
-	print_item("master clock", "%s", can->master_clock ? "on" : "off");
+	print_item("master clock", "%s", !can->master_clock ? "off" : can->clock_guest ?
+		   "on; steer mode sets it by KVM_SET_CLOCK_GUEST" :
+		   "on; steer mode aims it by trial, as this kernel has no KVM_SET_CLOCK_GUEST");
 }
 
 void print_host(const struct host *host)
@@ -155,6 +157,7 @@ static json_t *kvm_to_json(const struct host *host)
 	set_flag(object, "immediate_exit", can->immediate_exit);
 	set_flag(object, "tsc_deadline_timer", can->tsc_deadline_timer);
 	set_number(object, "tsc_khz", can->tsc_khz);
+	set_flag(object, "clock_guest", can->clock_guest);
 	set_flag(object, "master_clock", can->master_clock);
 	if (!can->master_clock)
 		set_text(object, "master_clock_reason", can->master_clock_reason.text);

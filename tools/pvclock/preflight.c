@@ -97,7 +97,8 @@ static void note_tsc(const struct pvclock_plan *plan, const struct pvclock_desti
 		note(notes, "This host's TSC has another rate and is not scaled, so the clock goes on by a new line. A guest that "
 		     "keeps time by the TSC itself runs at the wrong rate; a CPU with TSC scaling keeps it.");
 	if (plan->precision == PVCLOCK_LEGACY) {
-		note(notes, "%s", destination->no_line.text);
+		note(notes, "%s", plan->tsc_khz ? "KVM's clock of a scaled TSC cannot be aimed in steer mode; own mode keeps it." :
+						  destination->no_line.text);
 		note(notes, "Without a line the clock goes on from its value, which one call sets, and what passes around that call "
 		     "is lost; the record's policy allows it (policy.fall_back).");
 	}

@@ -178,10 +178,8 @@ static int edit(char **arguments, int count, const struct options *options)
 	}
 	if (!record_file_read(path, &file, &why))
 		return complain(path, &why);
-	fine = options->output || record_file_plain(&file) ||
-	       say(&why, "The record is a part of this file, which has sums of its own; extract it with --output.");
-	fine = fine && change_all(&file.record, arguments + 1, count - 1, options, &why) &&
-	       record_file_write(output, &file.record, &why);
+	fine = change_all(&file.record, arguments + 1, count - 1, options, &why) &&
+	       record_file_write(output, &file, !options->output && !record_file_plain(&file), &why);
 	record_file_clear(&file);
 	return fine ? EXIT_FINE : complain(path, &why);
 }

@@ -38,8 +38,21 @@ bool record_file_read(const char *path, struct record_file *file, struct sentenc
 void record_file_clear(struct record_file *file);
 /* There is nothing but the record in it. */
 bool record_file_plain(const struct record_file *file);
-/* Whole or not at all: another reader sees the old file or the new one, also after a crash. */
-bool record_file_write(const char *path, const struct pvclock_record *record, struct sentence *why);
+/*
+ * The record as it is now: as a file, or within the file that it was read from. Whole or not at all: another reader sees the old
+ * file or the new one, also after a crash.
+ */
+bool record_file_write(const char *path, const struct record_file *file, bool within, struct sentence *why);
+/* A new file under a temporary name, filled (false: errno), and given this one. */
+bool record_file_replace(const char *path, bool (*fill)(int fd, void *from), void *from, struct sentence *why);
+bool record_file_write_all(int fd, const uint8_t *bytes, size_t size);
+
+/* --- record_snapshot.c: snapshots of pvclock-vmm ------------------------------------------------- */
+
+/* How much of a snapshot is in front of guest memory; 0: it is none that we know. */
+size_t record_snapshot_head(const uint8_t *bytes, size_t size);
+/* With another record of the same length. */
+bool record_snapshot_write(const char *path, const struct record_file *file, const uint8_t *record, size_t length, struct sentence *why);
 
 /* --- record_report.c, record_diff.c ------------------------------------------------------------ */
 

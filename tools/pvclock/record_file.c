@@ -24,20 +24,6 @@
 /* A file that is full of what only looks like one was made to keep us busy. */
 #define LOOKS_MAX 256u
 
-/* vmm/snapshot.h: magic; version; at 24 and 32, how many extents there are and how long the state behind them is */
-#define SNAPSHOT_MAGIC "pvmmsnpt"
-#define SNAPSHOT_HEADER 64u
-#define SNAPSHOT_EXTENT 16u
-
-static uint64_t load_u64(const uint8_t *bytes)
-{
-	uint64_t value = 0;
-
-	for (unsigned int i = 0; i < 8; i++)
-		value |= (uint64_t)bytes[i] << 8 * i;
-	return value;
-}
-
 static uint32_t load_u32(const uint8_t *bytes)
 {
 	return bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
@@ -46,15 +32,9 @@ static uint32_t load_u32(const uint8_t *bytes)
 /* How much of the file can hold a record. */
 static size_t worth_reading(const struct record_file *file)
 {
-	uint64_t extents, state;
+	size_t head = record_snapshot_head(file->bytes, file->size);
 
-	if (file->size < SNAPSHOT_HEADER || memcmp(file->bytes, SNAPSHOT_MAGIC, 8) != 0)
-		return RECORD_FILE_MAX + 1;
-	extents = load_u64(file->bytes + 24);
-	state = load_u64(file->bytes + 32);
-	if (extents > RECORD_FILE_MAX / SNAPSHOT_EXTENT || state > RECORD_FILE_MAX)
-		return RECORD_FILE_MAX + 1; /* none that we know */
-	return SNAPSHOT_HEADER + (size_t)extents * SNAPSHOT_EXTENT + (size_t)state;
+	return head ? head : RECORD_FILE_MAX + 1;
 }
 
 /* All of it that matters, but for a file that is too large: a pipe will do as well. */
@@ -178,7 +158,7 @@ bool record_file_plain(const struct record_file *file)
 
 /* --- writing -------------------------------------------------------------------------------- */
 
-static bool write_all(int fd, const uint8_t *bytes, size_t size)
+bool record_file_write_all(int fd, const uint8_t *bytes, size_t size)
 {
 	while (size > 0) {
 		ssize_t written = write(fd, bytes, size);
@@ -224,7 +204,7 @@ static void sync_folder(const char *path)
 	}
 }
 
-static bool replace(const char *path, const uint8_t *bytes, size_t size, struct sentence *why)
+bool record_file_replace(const char *path, bool (*fill)(int fd, void *from), void *from, struct sentence *why)
 {
 	char target[PATH_MAX], temporary[PATH_MAX + 16];
 	struct stat old;
@@ -241,7 +221,7 @@ static bool replace(const char *path, const uint8_t *bytes, size_t size, struct 
 	fd = mkostemp(temporary, O_CLOEXEC);
 	if (fd < 0)
 		return say(why, "No file can be made beside %s: %s.", path, strerror(errno));
-	fine = write_all(fd, bytes, size) && give_rights(fd, exists ? &old : NULL) && fsync(fd) == 0;
+	fine = fill(fd, from) && give_rights(fd, exists ? &old : NULL) && fsync(fd) == 0;
 	error = errno;
 	if (close(fd) != 0 && fine) {
 		fine = false;
@@ -259,21 +239,46 @@ static bool replace(const char *path, const uint8_t *bytes, size_t size, struct 
 	return true;
 }
 
-bool record_file_write(const char *path, const struct pvclock_record *record, struct sentence *why)
+struct content {
+	const uint8_t *bytes;
+	size_t size;
+};
+
+static bool fill(int fd, void *from)
 {
-	size_t size = pvclock_record_size(record);
-	uint8_t *bytes = malloc(size);
+	const struct content *content = from;
+
+	return record_file_write_all(fd, content->bytes, content->size);
+}
+
+/* Within a file whose sums we do not know, or of another length, it cannot be. */
+static bool write_within(const char *path, const struct record_file *file, const struct content *content, struct sentence *why)
+{
+	if (record_snapshot_head(file->bytes, file->size) == 0)
+		return say(why, "The record is a part of this file, which has sums of its own; extract it with --output.");
+	if (content->size != file->length)
+		return say(why, "The record takes %zu bytes in this snapshot, and would take %zu; extract it with --output.", file->length,
+			   content->size);
+	return record_snapshot_write(path, file, content->bytes, content->size, why);
+}
+
+bool record_file_write(const char *path, const struct record_file *file, bool within, struct sentence *why)
+{
+	struct content content = { .size = pvclock_record_size(&file->record) };
+	uint8_t *bytes = malloc(content.size);
 	struct pvclock_reason reason;
 	ssize_t length;
 	bool fine;
 
 	if (bytes == NULL)
 		return say(why, "Out of memory.");
-	length = pvclock_record_encode(record, bytes, size, &reason);
+	content.bytes = bytes;
+	length = pvclock_record_encode(&file->record, bytes, content.size, &reason);
+	content.size = length < 0 ? 0 : (size_t)length;
 	if (length < 0)
 		fine = say(why, "%s", reason.text);
 	else
-		fine = replace(path, bytes, (size_t)length, why);
+		fine = within ? write_within(path, file, &content, why) : record_file_replace(path, fill, &content, why);
 	free(bytes);
 	return fine;
 }

@@ -80,6 +80,7 @@ static const struct field of_destination[] = {
 	{ "ratio_max", FIELD_U64, offsetof(struct pvclock_destination, ratio_max), NULL },
 	{ "kernel_publishes", FIELD_FLAG, offsetof(struct pvclock_destination, kernel_publishes), NULL },
 	SLOPE_FIELDS(pvclock_destination, kernel),
+	{ "kernel_aims_scaled", FIELD_FLAG, offsetof(struct pvclock_destination, kernel_aims_scaled), NULL },
 };
 
 const struct fields record_fields = { of_record, COUNT(of_record) };
