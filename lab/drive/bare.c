@@ -51,11 +51,11 @@ void bare_kernel(const char *driver, char path[LAB_PATH])
 
 static int read_memory(struct qemu *vm, uint64_t gpa, void *to, size_t size)
 {
-	char path[LAB_PATH];
+	char path[LAB_PATH + 8];
 	size_t got = 0;
 	FILE *file;
 
-	snprintf(path, sizeof(path), "%.400s/%s.memory", vm->lab->logs, vm->name);
+	snprintf(path, sizeof(path), "%s.memory", vm->console); /* where both hosts see it, and no other scenario's VM */
 	if (qmp_do(&vm->qmp, "pmemsave", json_pack("{s:I, s:I, s:s}", "val", (json_int_t)gpa, "size", (json_int_t)size, "filename", path),
 		   QEMU_COMMAND_MS)) {
 		qemu_explain(vm);
