@@ -157,11 +157,12 @@ static bool run_guest(struct live *live, struct run *run, const char *mode, enum
 
 static void report(struct live *live, struct run *run)
 {
-	uint64_t failed = 0, again = 0, half = lateness_quantile(&run->deadlines.quiet, 50), most = lateness_quantile(&run->deadlines.quiet, 100);
+	uint64_t failed = 0, again = 0, backwards = 0, half = lateness_quantile(&run->deadlines.quiet, 50), most = lateness_quantile(&run->deadlines.quiet, 100);
 	uint64_t across_half = lateness_quantile(&run->deadlines.disturbed, 50), across_most = lateness_quantile(&run->deadlines.disturbed, 100);
 
 	for (unsigned int i = 0; run->harness.shared && i < VCPUS; i++)
-		failed += run->harness.shared->ring[i].failed, again += run->harness.shared->ring[i].again;
+		failed += run->harness.shared->ring[i].failed, again += run->harness.shared->ring[i].again,
+			backwards += run->harness.shared->ring[i].backwards_cross;
 	live_note("%s: late by %llu us in the median and %llu us at most; across events, whose blackout may be in it, %llu and %llu us",
 		  run->name, (unsigned long long)half / 1000, (unsigned long long)most / 1000, (unsigned long long)across_half / 1000,
 		  (unsigned long long)across_most / 1000);
@@ -172,6 +173,8 @@ static void report(struct live *live, struct run *run)
 			   (unsigned long long)run->deadlines.taken);
 		live_check(live, run->deadlines.unpaired == 0 && failed == 0, "P5 %s: each was asked for once and taken once: %llu were not",
 			   run->name, (unsigned long long)(run->deadlines.unpaired + failed));
+		live_check(live, backwards == 0, "P2 %s: below what another vCPU had read before: %llu readings", run->name,
+			   (unsigned long long)backwards);
 	} else {
 		live_note("%s: early: %llu of %llu", run->name, (unsigned long long)run->deadlines.early, (unsigned long long)run->deadlines.taken);
 	}
