@@ -22,9 +22,9 @@ mkdir -p out/lab/rows
 all=$("$build/release/$driver" --list | sed 's/ .*//')
 [ "$scenarios" = all ] && asked=$all || asked=$(echo "$scenarios" | tr , '\n')
 pick() { echo "$asked" | grep -Ex "$1" | paste -s -d , || :; }
-long= nested=$(pick 'nested.*|snapshot-.*') linked=$(pick linux-migrate-new-rate)
+long= nested=$(pick 'nested.*|snapshot-.*|migrate-clock-.*') linked=$(pick linux-migrate-new-rate)
 [ "$scenarios" != all ] || long=linux-faults,linux-soak
-plain=$(echo "$asked" | grep -Exv "nested.*|snapshot-.*|linux-migrate-new-rate|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)
+plain=$(echo "$asked" | grep -Exv "nested.*|snapshot-.*|migrate-clock-.*|linux-migrate-new-rate|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)
 
 # drive RELEASE OUT ROWS SCENARIOS CLOCKS [OPTIONS]: the command for one host
 drive() {

@@ -38,11 +38,14 @@ int scenario_run(struct lab *lab, struct host *here, struct host *there, const s
 
 /* scenario_migrate.c */
 int play_snapshot(struct run *run);
-int play_snapshot_advance(struct run *run);
-int play_snapshot_freeze(struct run *run);
 int play_migrate_same_rate(struct run *run);
 int play_migrate_new_rate(struct run *run);
 int play_stock_peer(struct run *run);
+/* scenario_time.c */
+int play_snapshot_advance(struct run *run);
+int play_snapshot_freeze(struct run *run);
+int play_clock_ahead(struct run *run);
+int play_clock_behind(struct run *run);
 /* scenario_nested.c */
 int play_nested(struct run *run);
 int play_nested_hyperv(struct run *run);

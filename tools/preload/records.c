@@ -130,7 +130,7 @@ static void take(struct vm *vm, const struct pvclock_record *record)
 }
 
 bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line *line, struct pvclock_plan *plan,
-		    struct pvclock_host_tsc *at)
+		    struct pvclock_host_time *now)
 {
 	enum pvclock_blackout blackout = vm->started ? PVCLOCK_BLACKOUT_SNAPSHOT : PVCLOCK_BLACKOUT_MIGRATION;
 	struct pvclock_destination here = { .host = vm->host, .tsc_offsets = true };
@@ -160,7 +160,7 @@ bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line
 		taken = true;
 	if (taken) {
 		take(vm, &record);
-		*at = here.time.at;
+		*now = here.time;
 	}
 	pvclock_record_clear(&record);
 	return taken;
