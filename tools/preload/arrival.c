@@ -154,9 +154,8 @@ int vm_arrive(struct vm *vm)
 	if (recorded) { /* it says more than what the VMM thinks the clock read */
 		arrival.at = now.at;
 		arrival.ns = UINT64_MAX;
-		/* the counters are as of the stop, the record of a moment later */
-		for (size_t i = arrival.tsc_count; plan.counted_ticks != 0 && i-- > 0;)
-			tscs[i].tsc += plan.at.tsc - first->tsc;
+		for (size_t i = 0; i < arrival.tsc_count; i++)
+			tscs[i].tsc += plan.counted_ticks;
 	}
 	/* A guest that knows no clock (a reset), and a VMM that set none: the clock goes on as a clock. */
 	if (arrival.line.mul == 0 && arrival.ns == UINT64_MAX && pvclock_vm_now(vm->clock, &arrival.ns) != 0)
