@@ -151,7 +151,7 @@ static int prepare_aim(struct pvclock_kvm *kvm, struct aim *aim)
 
 	if (kvm->vcpu_count == 0)
 		return -ENODATA;
-	khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
+	khz = pvclock_kvm_page_khz(kvm);
 	error = pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &aim->line);
 	if (error)
 		return error;
@@ -222,7 +222,7 @@ static int steer_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corr
 /* What KVM publishes, where that is known; else what it makes of its kHz. */
 static int steer_slope(const struct pvclock_kvm *kvm, const struct pvclock_slope *host, struct pvclock_slope *guest)
 {
-	int khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
+	int khz = pvclock_kvm_page_khz(kvm);
 	struct pvclock_line line;
 
 	(void)host;
