@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # lab.sh BUILD [SCENARIOS [CLOCKS]] - stock Linux guests on a stock QEMU, with KVM's clock and with pvclock's; rows in out/lab.json.
 # On this machine's own KVM where Linux boots on it, else in emulated hosts, two or three at a time: one for what takes one guest, one for
-# guests' guests and for those that move their host's clock, and then two of different TSC rates for the migrations between them.
+# guests' guests and for those that move their host's clock, and then two pairs: of different TSC rates, and of clocks that chronyd keeps.
 #
 # SCENARIOS: all (of which the two that take minutes are run in own mode alone), short, or names with commas (all);
 # CLOCKS of stock, steer, own (all three). LAB_SECONDS: the limit for each host.
@@ -22,9 +22,9 @@ mkdir -p out/lab/rows
 all=$("$build/release/$driver" --list | sed 's/ .*//')
 [ "$scenarios" = all ] && asked=$all || asked=$(echo "$scenarios" | tr , '\n')
 pick() { echo "$asked" | grep -Ex "$1" | paste -s -d , || :; }
-long= nested=$(pick 'nested.*|snapshot-.*|migrate-clock-.*') linked=$(pick linux-migrate-new-rate)
+long= nested=$(pick 'nested.*|snapshot-.*|migrate-clock-.*') linked=$(pick linux-migrate-new-rate) chrony=$(pick two-hosts-chrony)
 [ "$scenarios" != all ] || long=linux-faults,linux-soak
-plain=$(echo "$asked" | grep -Exv "nested.*|snapshot-.*|migrate-clock-.*|linux-migrate-new-rate|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)
+plain=$(echo "$asked" | grep -Exv "nested.*|snapshot-.*|migrate-clock-.*|linux-migrate-new-rate|two-hosts-chrony|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)
 
 # drive RELEASE OUT ROWS SCENARIOS CLOCKS [OPTIONS]: the command for one host
 drive() {
@@ -36,25 +36,30 @@ host() {
 $2
 exit \$status"
 }
+# pair NAME PACE SCENARIOS: two emulated hosts, of which the second one's seconds are so much longer than this machine's
+pair() {
+	[ -n "$3" ] || return 0
+	pair_status=0 link=$(mktemp -u)
+	lab/boot.sh --name "peer-$1" --pace "$2" --link connect "$link" --timeout $((seconds + 60)) -- "/p/release/$driver" --agent &
+	peer=$!
+	trap 'kill $peer 2>/dev/null || :' EXIT TERM
+	host "host-$1" "$(drive /p/release /out "$1" "$3" "$clocks" "--peer 10.0.0.2")" "--link listen $link" || pair_status=$?
+	kill $peer 2>/dev/null || : # where its work is done it has gone already
+	wait $peer 2>/dev/null || :
+	return $pair_status
+}
 nested_and_linked() {
 	nested_status=0
 	host host-nested "$(drive /p/release /out nested "$nested" "$clocks")" || nested_status=$?
-	if [ -n "$linked" ]; then # some 1000 MHz there where this machine has 2600
-		link=$(mktemp -u)
-		lab/boot.sh --name peer --pace 2.6 --link connect "$link" --timeout $((seconds + 60)) -- "/p/release/$driver" --agent &
-		peer=$!
-		trap 'kill $peer 2>/dev/null || :' EXIT TERM
-		host host-linked "$(drive /p/release /out linked "$linked" "$clocks" "--peer 10.0.0.2")" "--link listen $link" || nested_status=$?
-		kill $peer 2>/dev/null || : # where its work is done it has gone already
-		wait $peer 2>/dev/null || :
-	fi
+	pair linked 2.6 "$linked" || nested_status=$? # some 1000 MHz there where this machine has 2600
+	pair chrony 1 "$chrony" || nested_status=$?
 	return $nested_status
 }
 
 # A promise that is broken anywhere makes the whole run fail.
 status=0
 if lab/native.sh "$build"; then
-	eval "$(drive "$build/release" out/lab plain "$plain${nested:+,$nested}${linked:+,$linked}" "$clocks" "--lab $build/lab")"
+	eval "$(drive "$build/release" out/lab plain "$plain${nested:+,$nested}${linked:+,$linked}${chrony:+,$chrony}" "$clocks" "--lab $build/lab")"
 	eval "$(drive "$build/release" out/lab long "$long" own "--lab $build/lab")"
 else
 	nested_and_linked &

@@ -165,7 +165,7 @@ static int judge_guest(struct run *run, const struct blackout *blackout, const s
 	struct between stood = blackout_stood(run, blackout), gained = blackout_gained(blackout);
 	int64_t since = foretold_ns(limits->host, said->host_tsc, happened->host_tsc), measured = said->measured_ns + since;
 	int64_t counts = said->advances && measured > 0 ? measured : 0;
-	int64_t within = stood.most / 1000000 * SINCE_BOOT_PPM + since / 1000000 * limits->slew_ppm + blackout->saved_bracket_ns +
+	int64_t within = (stood.most + since) / 1000000 * (SINCE_BOOT_PPM + limits->slew_ppm) + blackout->saved_bracket_ns +
 			 said->bracket_ns + happened->bracket_ns;
 
 	if (gained.least > gained.most)

@@ -8,6 +8,7 @@
  *   {"kill":PID}                     {"killed":PID}
  *   {"log":PATH}                     {"log":TEXT}      the last 256 KB
  *   {"host":true}                    as host.h         kernel, clocksource, true rate
+ *   {"tsc":true}                     {"tsc":N}
  *   {"quit":true}                    {"quit":true}     and it ends; so it does when the connection ends
  *
  * What cannot be done is answered with {"error":SENTENCE}. Everything that it started ends with it.

@@ -212,6 +212,8 @@ const struct scenario scenarios[] = {
 	{ "linux-hotplug-cpu", "adds, removes and adds a CPU", 0, true, 300, play_hotplug },
 	{ "linux-migrate-new-rate", "to a host of another TSC rate, and back", NEEDS_PEER, false, 600,
 	  play_migrate_new_rate },
+	{ "two-hosts-chrony", "to a host that chronyd keeps by this one's clock, and back; counted",
+	  NEEDS_PEER | NEEDS_PRELOAD | NEEDS_SHARES, false, 600, play_two_hosts },
 	{ "nested", "a guest's guest; the middle one's clock is kvm-clock", NEEDS_KVM | NEEDS_SHARES, false, 500,
 	  play_nested },
 	{ "nested-hyperv", "the same; the middle one's clock is Hyper-V's TSC page", NEEDS_KVM | NEEDS_SHARES, false,

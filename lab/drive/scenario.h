@@ -46,6 +46,8 @@ int play_snapshot_advance(struct run *run);
 int play_snapshot_freeze(struct run *run);
 int play_clock_ahead(struct run *run);
 int play_clock_behind(struct run *run);
+/* scenario_chrony.c */
+int play_two_hosts(struct run *run);
 /* scenario_nested.c */
 int play_nested(struct run *run);
 int play_nested_hyperv(struct run *run);
