@@ -32,7 +32,7 @@ drive() {
 }
 # host NAME COMMANDS [OPTIONS]: an emulated one that does them
 host() {
-	[ -z "$2" ] || lab/boot.sh --name "$1" --timeout $((seconds + 60)) ${3-} -- sh -c "status=0
+	[ -z "$(printf %s "$2" | tr -d '\n')" ] || lab/boot.sh --name "$1" --timeout $((seconds + 60)) ${3-} -- sh -c "status=0
 $2
 exit \$status"
 }

@@ -310,6 +310,11 @@ static void arrive_recorded(struct like *like, struct plain *plain, const struct
 	check(like, like_event(like, "arrive", "recorded", &told) == 1 && told == recorded, "%s: %s", name,
 	      recorded ? "the record is found" : "there is no record to be used");
 	like_event(like, "arrive", "counted_ns", counted);
+	like_event(like, "arrive", "deadlines", &told);
+	check(like, told == 1, "%s: %lld deadlines came along", name, (long long)told);
+	like_event(like, "arrive", "deadlines_past", &told);
+	check(like, told == (*counted > 0), "%s: what is counted passes it, and only that: %lld have passed", name, (long long)told);
+	check(like, like_event(like, "arrive", "host_tsc", &told) == 1 && (told > 0) == recorded, "%s: the instant is told", name);
 }
 
 /* The one file in the folder. */
