@@ -84,10 +84,11 @@ if [ -n "$network" ]; then
 fi
 
 share() { echo "-virtfs local,mount_tag=$1,path=$2,security_model=none,multidevs=remap${3-}"; }
-# `timeout` outlives this script: even if that is killed, QEMU ends
+# `timeout` outlives this script: even if that is killed, QEMU ends. no_timer_check: on a busy machine an emulated timer's first interrupts
+# come too late for the kernel, which then panics
 LAB_PACE=$pace timeout -k 3 "$timeout" "$here/qemu.sh" "$build" -nodefaults -no-user-config -M q35 -accel tcg,thread=multi,tb-size=512 -cpu EPYC,+svm,+npt -smp $cpus -m $memory \
 	-kernel "$lab"/kernel/boot/vmlinuz-* -initrd "$lab/host.cpio.gz" \
-	-append "console=ttyS0 quiet loglevel=3 panic=-1 lab.clock=$clock $append" -no-reboot -display none \
+	-append "console=ttyS0 quiet loglevel=3 panic=-1 no_timer_check lab.clock=$clock $append" -no-reboot -display none \
 	-chardev stdio,id=console,signal=off,logfile="$out/$name.log" -serial chardev:console \
 	-monitor "unix:$job/monitor,server=on,wait=off" \
 	$(share p "$build" ,readonly=on) $(share out "$out") $(share job "$job") $network </dev/null 2>"$job/stderr" &

@@ -10,7 +10,7 @@ set -eu
 "$(dirname "$0")/../scripts/deps.sh" lab
 mkdir -p "$1/lab"
 lab=$(cd "$1/lab" && pwd)
-packages="qemu-system-x86 qemu-utils busybox-static libjansson4" # what they depend on comes by itself
+packages="qemu-system-x86 qemu-utils busybox-static libjansson4 chrony" # what they depend on comes by itself
 kernel=linux-image-amd64
 case ${2-} in
 libvirt) packages="$packages libvirt-daemon-system libvirt-clients apparmor dash" ;;

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # lab.sh BUILD [SCENARIOS [CLOCKS]]... - stock Linux guests on a stock QEMU, with KVM's clock and with pvclock's; rows in out/lab.json.
 # On this machine's own KVM where Linux boots on it, else in emulated hosts, two or three at a time: one for what takes one guest, one for
-# guests' guests and for those that move their host's clock, and then two of different TSC rates for the migrations between them.
+# guests' guests and for those that move their host's clock, and then two pairs: of different TSC rates, and of clocks that chronyd keeps.
 #
 # SCENARIOS: all (of which the two that take minutes are run in own mode alone), short, or names with commas (all);
 # CLOCKS of stock, steer, own (all three). Several pairs share the hosts' boots. LAB_SECONDS: the limit for each host.
@@ -28,13 +28,13 @@ all=$("$build/release/$driver" --list | sed 's/ .*//')
 # ask SCENARIOS: sorts them by host
 ask() {
 	[ "$1" = all ] && asked=$all || asked=$(echo "$1" | tr , '\n')
-	long= nested=$(pick 'nested.*|snapshot-.*') linked=$(pick ".*-new-rate")
+	long= nested=$(pick 'nested.*|snapshot-.*|migrate-clock-.*') linked=$(pick ".*-new-rate") chrony=$(pick two-hosts-chrony)
 	[ "$1" != all ] || long=linux-faults,linux-soak
-	plain=$(echo "$asked" | grep -Exv "nested.*|snapshot-.*|.*-new-rate|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)
+	plain=$(echo "$asked" | grep -Exv "nested.*|snapshot-.*|migrate-clock-.*|.*-new-rate|two-hosts-chrony|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)
 }
 
 # drive HOST ROWS SCENARIOS CLOCKS [OPTIONS]: one more command for that host
-plain_host= nested_host= linked_host=
+plain_host= nested_host= linked_host= chrony_host=
 drive() {
 	command="$release/$driver --append --scenarios $3 --who $4 --out $out/rows/$2.json --logs $out/logs --timeout $seconds"
 	[ -z "$3" ] || eval "$1=\"\$$1$command $options ${5-} || status=\\\$?
@@ -49,6 +49,7 @@ while :; do
 	drive plain_host long "$long" own
 	drive nested_host nested "$nested" "$clocks"
 	drive linked_host linked "$linked" "$clocks" "$([ $native = yes ] || echo --peer 10.0.0.2)"
+	drive chrony_host chrony "$chrony" "$clocks" "$([ $native = yes ] || echo --peer 10.0.0.2)"
 	[ $# -gt 2 ] || break
 	turn=$((turn + 1))
 	shift 2
@@ -60,25 +61,30 @@ host() {
 $2
 exit \$status"
 }
+# pair NAME PACE COMMANDS: two emulated hosts, of which the second one's seconds are so much longer than this machine's
+pair() {
+	[ -n "$3" ] || return 0
+	pair_status=0 link=$(mktemp -u)
+	lab/boot.sh --name "peer-$1" --pace "$2" --link connect "$link" --timeout $((seconds + 60)) -- "/p/release/$driver" --agent &
+	peer=$!
+	trap 'kill $peer 2>/dev/null || :' EXIT TERM
+	host "host-$1" "$3" "--link listen $link" || pair_status=$?
+	kill $peer 2>/dev/null || : # where its work is done it has gone already
+	wait $peer 2>/dev/null || :
+	return $pair_status
+}
 nested_and_linked() {
 	nested_status=0
 	host host-nested "$nested_host" || nested_status=$?
-	if [ -n "$linked_host" ]; then # some 1000 MHz there where this machine has 2600
-		link=$(mktemp -u)
-		lab/boot.sh --name peer --pace 2.6 --link connect "$link" --timeout $((seconds + 60)) -- "/p/release/$driver" --agent &
-		peer=$!
-		trap 'kill $peer 2>/dev/null || :' EXIT TERM
-		host host-linked "$linked_host" "--link listen $link" || nested_status=$?
-		kill $peer 2>/dev/null || : # where its work is done it has gone already
-		wait $peer 2>/dev/null || :
-	fi
+	pair linked 2.6 "$linked_host" || nested_status=$? # some 1000 MHz there where this machine has 2600
+	pair chrony 1 "$chrony_host" || nested_status=$?
 	return $nested_status
 }
 
 # A promise that is broken anywhere makes the whole run fail.
 status=0
 if [ $native = yes ]; then
-	eval "$plain_host$nested_host$linked_host"
+	eval "$plain_host$nested_host$linked_host$chrony_host"
 else
 	nested_and_linked &
 	beside=$!

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <x86intrin.h>
 
 #define PROCESSES_MAX 32 /* a suite's QEMUs end before the next ones start */
 #define LOG_MAX (256u << 10)
@@ -91,11 +92,13 @@ static json_t *serve(struct agent *agent, const json_t *request)
 		host_learn(&agent->host, true);
 		return host_json(&agent->host);
 	}
+	if (json_object_get(request, "tsc"))
+		return json_pack("{s:I}", "tsc", (json_int_t)__rdtsc());
 	if (json_object_get(request, "quit")) {
 		agent->quit = true;
 		return json_pack("{s:b}", "quit", 1);
 	}
-	lab_fail(agent->lab, "No such request; there are spawn, alive, kill, log, host and quit.");
+	lab_fail(agent->lab, "No such request; there are spawn, alive, kill, log, host, tsc and quit.");
 	return NULL;
 }
 

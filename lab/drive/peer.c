@@ -85,6 +85,16 @@ bool peer_alive(struct peer *peer, pid_t pid)
 	return alive;
 }
 
+bool peer_ended(struct peer *peer, pid_t pid, char ending[32])
+{
+	json_t *answer = peer_ask(peer, json_pack("{s:i}", "alive", (int)pid), ASK_MS);
+	bool ended = json_is_false(json_object_get(answer, "alive"));
+
+	snprintf(ending, 32, "%s", lab_text(answer, "ending", ""));
+	json_decref(answer);
+	return ended;
+}
+
 void peer_kill(struct peer *peer, pid_t pid)
 {
 	json_decref(peer_ask(peer, json_pack("{s:i}", "kill", (int)pid), ASK_MS));

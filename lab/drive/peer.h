@@ -8,6 +8,7 @@
  *   {"kill":PID}                     {"killed":PID}
  *   {"log":PATH}                     {"log":TEXT}      the last 256 KB
  *   {"host":true}                    as host.h         kernel, clocksource, true rate
+ *   {"tsc":true}                     {"tsc":N}
  *   {"quit":true}                    {"quit":true}     and it ends; so it does when the connection ends
  *
  * What cannot be done is answered with {"error":SENTENCE}. Everything that it started ends with it.
@@ -37,6 +38,8 @@ json_t *peer_ask(struct peer *peer, json_t *request, int timeout_ms);
 /* What it starts there; 0: not started, with a sentence. */
 pid_t peer_spawn(struct peer *peer, char *const *argv, const char *log);
 bool peer_alive(struct peer *peer, pid_t pid);
+/* With how: "exit status 0". False: it runs, or the agent does not answer. */
+bool peer_ended(struct peer *peer, pid_t pid, char ending[32]);
 void peer_kill(struct peer *peer, pid_t pid);
 /* Allocated; never NULL unless out of memory. */
 char *peer_log(struct peer *peer, const char *path);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "run.h"
 
+#include "peer.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +10,7 @@
 #include <unistd.h>
 
 #define DRIFT_INEXACT_PPB 0.25 /* P3 */
+#define PROGRAM_SAYS_MAX 65536
 
 unsigned int run_events(const struct run *run, unsigned int usual)
 {
@@ -209,33 +212,65 @@ int run_migrate(struct run *run, struct qemu *from, struct qemu *to, const char 
 	return qemu_wait_status(to, "running", QEMU_COMMAND_MS * 2);
 }
 
+/* The last words of a program that ended otherwise than with 0. */
+static int complain(struct run *run, const char *name, const char *ending, char *text)
+{
+	lab_fail(run->lab, "%s ended with %s: %.300s", name, ending, text ? lab_last_line(text) : "");
+	free(text);
+	return -1;
+}
+
+static int run_here(struct run *run, char *const *argv, const char *log, char ending[32])
+{
+	struct process process;
+	int result = process_start(run->lab, &process, argv, log);
+
+	if (result == 0)
+		result = process_wait(run->lab, &process, lab_until(run->lab, RUN_PROGRAM_MS));
+	if (result == 0)
+		process_ending(&process, ending);
+	process_kill(&process);
+	return result;
+}
+
+static int run_there(struct run *run, char *const *argv, const char *log, char ending[32])
+{
+	int64_t until = lab_until(run->lab, RUN_PROGRAM_MS);
+	struct peer *peer = run->lab->peer;
+	pid_t pid = peer_spawn(peer, argv, log);
+	bool ended = false;
+
+	while (pid > 0 && !ended && lab_now_ms() < until && lab_sleep(run->lab, 100) == 0)
+		ended = peer_ended(peer, pid, ending);
+	if (pid > 0)
+		peer_kill(peer, pid);
+	return ended ? 0 : lab_fail(run->lab, "%s did not end on the peer.", argv[0]);
+}
+
+int run_program(struct run *run, bool on_peer, const char *const *words, char **said)
+{
+	char *const *argv = (char *const *)(uintptr_t)words;
+	char log[LAB_PATH], ending[32] = "", *text;
+
+	snprintf(log, sizeof(log), "%.400s/program.log", on_peer ? "/tmp" : run->lab->work);
+	if (on_peer ? run_there(run, argv, log, ending) : run_here(run, argv, log, ending))
+		return -1;
+	text = on_peer ? peer_log(run->lab->peer, log) : lab_read_tail(log, PROGRAM_SAYS_MAX);
+	if (strcmp(ending, "exit status 0"))
+		return complain(run, words[0], ending, text);
+	if (said)
+		*said = text;
+	else
+		free(text);
+	return 0;
+}
+
 int run_make_disk(struct run *run, const char *directory, char *path)
 {
-	char image[LAB_PATH], log[LAB_PATH];
-	char *const argv[] = { (char *)(uintptr_t) "qemu-img", (char *)(uintptr_t) "create",
-			       (char *)(uintptr_t) "-q",       (char *)(uintptr_t) "-f",
-			       (char *)(uintptr_t) "qcow2",    image,
-			       (char *)(uintptr_t) "1M",       NULL };
-	struct process process;
-	char ending[32];
+	const char *const words[] = { "qemu-img", "create", "-q", "-f", "qcow2", path, "1M", NULL };
 
-	snprintf(image, sizeof(image), "%.400s/snapshots.qcow2", directory);
-	snprintf(log, sizeof(log), "%.400s/qemu-img.log", run->lab->work);
-	if (process_start(run->lab, &process, argv, log) ||
-	    process_wait(run->lab, &process, lab_until(run->lab, 20000))) {
-		process_kill(&process);
-		return -1;
-	}
-	if (process.status) {
-		char *text = lab_read_tail(log, 512);
-
-		lab_fail(run->lab, "qemu-img could not make %s (%s): %s", image, process_ending(&process, ending),
-			 text ? lab_last_line(text) : "");
-		free(text);
-		return -1;
-	}
-	snprintf(path, LAB_PATH, "%s", image);
-	return 0;
+	snprintf(path, LAB_PATH, "%.400s/snapshots.qcow2", directory);
+	return run_program(run, false, words, NULL);
 }
 
 /* --- the row -------------------------------------------------------------------------------- */

@@ -15,6 +15,7 @@
 #define RUN_VMS 3
 #define RUN_SAVE_MS 90000    /* savevm, loadvm */
 #define RUN_MIGRATE_MS 120000
+#define RUN_PROGRAM_MS 60000
 
 struct run {
 	struct lab *lab;
@@ -65,6 +66,10 @@ int run_migrate(struct run *run, struct qemu *from, struct qemu *to, const char 
 /* Starts a migration, and waits until it is `status`. "failed" is an error unless it is what was waited for. */
 int run_migrate_start(struct run *run, struct qemu *from, const char *uri);
 int run_migrate_wait(struct run *run, struct qemu *from, const char *status, int timeout_ms);
+
+/* A program to its end, here or on the peer. `said` (may be NULL) gets what it wrote, allocated. -1 also if it did not end
+ * with 0. */
+int run_program(struct run *run, bool on_peer, const char *const *words, char **said);
 
 /* An empty qcow2 image, for snapshots. `path` takes LAB_PATH bytes. */
 int run_make_disk(struct run *run, const char *directory, char *path);

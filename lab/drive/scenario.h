@@ -38,8 +38,6 @@ int scenario_run(struct lab *lab, struct host *here, struct host *there, const s
 
 /* scenario_migrate.c */
 int play_snapshot(struct run *run);
-int play_snapshot_advance(struct run *run);
-int play_snapshot_freeze(struct run *run);
 int play_migrate_same_rate(struct run *run);
 int play_migrate_new_rate(struct run *run);
 int play_stock_peer(struct run *run);
@@ -50,6 +48,13 @@ int migrate_new_rate(struct run *run, struct qemu_options *guest, unsigned int e
 int play_deadlines(struct run *run);
 int play_deadlines_new_rate(struct run *run);
 int play_vcpu_offsets(struct run *run);
+/* scenario_time.c */
+int play_snapshot_advance(struct run *run);
+int play_snapshot_freeze(struct run *run);
+int play_clock_ahead(struct run *run);
+int play_clock_behind(struct run *run);
+/* scenario_chrony.c */
+int play_two_hosts(struct run *run);
 /* scenario_nested.c */
 int play_nested(struct run *run);
 int play_nested_hyperv(struct run *run);

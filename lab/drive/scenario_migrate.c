@@ -5,15 +5,11 @@
 
 #include "peer.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mount.h>
-#include <time.h>
 
 #define MIGRATE_PORT 4444
-#define LATENCY_NS 500000000 /* of a question to a guest, on an emulated machine */
 
 /* To a file, and from it in a new QEMU, which takes the old one's place. */
 static int through_file(struct run *run, unsigned int number, const struct qemu_options *guest)
@@ -34,121 +30,6 @@ static int through_file(struct run *run, unsigned int number, const struct qemu_
 	if (qemu_start(to, run->lab, run->scenario, &arrival) || qemu_wait_status(to, "running", RUN_MIGRATE_MS))
 		return -1;
 	return run_end(run, to);
-}
-
-/* --- a snapshot for another time --------------------------------------------------------------- */
-
-#define AHEAD_S 3700  /* more than an hour: the host's clock is moved rather than waited for */
-#define BEHIND_S (-60) /* by more than the blackout lasts */
-
-static int move_host(struct run *run, int64_t seconds)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	now.tv_sec += seconds;
-	if (clock_settime(CLOCK_REALTIME, &now) == 0)
-		return 0;
-	return lab_fail(run->lab, "This host's clock cannot be moved (%s); run this in the lab, which has hosts of its own.", strerror(errno));
-}
-
-/* Records tell hosts and boots apart by their boot id: from now on this is another one. */
-static int move_boot(struct run *run)
-{
-	static const char kernels[] = "/proc/sys/kernel/random/boot_id";
-	char path[LAB_PATH + 16], id[64] = "";
-	FILE *uuid = fopen("/proc/sys/kernel/random/uuid", "r"), *file;
-
-	snprintf(path, sizeof(path), "%s/boot-id", run->lab->work);
-	file = fopen(path, "w");
-	if (uuid && file && fgets(id, sizeof(id), uuid))
-		fputs(id, file);
-	if (uuid)
-		fclose(uuid);
-	if (file)
-		fclose(file);
-	if (id[0] && mount(path, kernels, NULL, MS_BIND, NULL) == 0)
-		return 0;
-	return lab_fail(run->lab, "This host's boot id cannot be covered (%s); run this in the lab.", strerror(errno));
-}
-
-static void move_boot_back(void)
-{
-	umount2("/proc/sys/kernel/random/boot_id", MNT_DETACH);
-}
-
-/* The guest's BOOTTIME minus this host's. */
-static int clock_difference(struct qemu *vm, int64_t *ns)
-{
-	json_t *reply = probe_ask(&vm->probe, "hello", QEMU_PROBE_MS);
-
-	if (!reply) {
-		qemu_explain(vm);
-		return -1;
-	}
-	*ns = lab_number(reply, "uptime_ns", 0) - lab_now_ns();
-	json_decref(reply);
-	return 0;
-}
-
-/*
- * To a file; the host's clock moves; and from the file on a host that was booted anew meanwhile, as far as the new QEMU can see. How
- * much more than its host the guest's clock went on: what the policy counts, less the blackout itself.
- */
-static int through_time(struct run *run, unsigned int number, const struct qemu_options *guest, int64_t seconds, int64_t *gained)
-{
-	struct qemu *from = &run->vm[number % 2], *to = &run->vm[(number + 1) % 2];
-	char uri[2 * LAB_PATH], name[16];
-	struct qemu_options arrival = *guest;
-	int64_t before, after;
-	int result;
-
-	snprintf(name, sizeof(name), "later%u", number);
-	snprintf(uri, sizeof(uri), "exec:cat > %s/state", run->lab->work);
-	if (clock_difference(from, &before) || run_begin(run, from) || run_migrate_start(run, from, uri) ||
-	    run_migrate_wait(run, from, "completed", RUN_MIGRATE_MS))
-		return -1;
-	run_part(run, from);
-	if (move_host(run, seconds) || move_boot(run))
-		return -1;
-	snprintf(uri, sizeof(uri), "exec:cat %s/state", run->lab->work);
-	arrival.name = name;
-	arrival.incoming = uri;
-	result = qemu_start(to, run->lab, run->scenario, &arrival) || qemu_wait_status(to, "running", RUN_MIGRATE_MS) ||
-		 run_end(run, to) || clock_difference(to, &after);
-	move_boot_back();
-	if (move_host(run, -seconds) || result)
-		return -1;
-	*gained = after - before;
-	return 0;
-}
-
-/* Ahead by more than an hour, and then behind: what the guest's clock makes of either. */
-static int play_later(struct run *run, const char *policy, bool advances)
-{
-	struct qemu_options guest = { .name = "guest", .who = run->who, .cpus = run_cpus(), .policy = policy };
-	int64_t ahead, behind, expected = advances && strcmp(run->who, "stock") ? AHEAD_S * 1000000000ll : 0;
-
-	if (run_boot(run, &run->vm[0], &guest) || through_time(run, 0, &guest, AHEAD_S, &ahead) ||
-	    through_time(run, 1, &guest, BEHIND_S, &behind))
-		return -1;
-	run_note(run, "gained_ahead_ns", json_integer(ahead));
-	run_note(run, "gained_behind_ns", json_integer(behind));
-	/* what is not counted of the blackout is missing; 20 s are more than a blackout here, and less than any clock is moved */
-	if (ahead > expected + LATENCY_NS || ahead < expected - (expected ? LATENCY_NS : 20000000000) || behind > LATENCY_NS || behind < -20000000000)
-		return lab_fail(run->lab, "The guest's clock went on by %.3f s more than its host's where the host's was %d s ahead, and by %.3f s where it was behind.",
-				(double)ahead / 1e9, AHEAD_S, (double)behind / 1e9);
-	return run_leave(run, &run->vm[0]);
-}
-
-int play_snapshot_advance(struct run *run)
-{
-	return play_later(run, "migration=advance", true);
-}
-
-int play_snapshot_freeze(struct run *run)
-{
-	return play_later(run, "migration=freeze", false);
 }
 
 int play_snapshot(struct run *run)

@@ -35,7 +35,7 @@ static int line_from_clock(struct pvclock_kvm *kvm, struct pvclock_line *line)
 {
 	struct pvclock_tsc_transform transform;
 	struct kvm_clock clock;
-	int khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
+	int khz = pvclock_kvm_page_khz(kvm);
 	int error = pvclock_kvm_get_clock(kvm, &clock);
 
 	if (error)

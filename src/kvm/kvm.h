@@ -101,6 +101,11 @@ int pvclock_kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64
 int pvclock_kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, const struct pvclock_slope *host);
 /* The same of every vCPU. */
 int pvclock_kvm_read_tscs(struct pvclock_kvm *kvm, const struct pvclock_slope *host);
+/*
+ * The kHz by which KVM makes the first vCPU's page. Where it does not scale it is the host's: a vCPU that was given another host's
+ * (a VMM carries it along) to 250 ppm tells that one, and runs as before. 0 or less: KVM does not tell.
+ */
+int pvclock_kvm_page_khz(const struct pvclock_kvm *kvm);
 /* Of this CPU's TSC scaling, whether KVM can use it or not. */
 uint8_t pvclock_kvm_frac_bits(const struct pvclock_os *os);
 /* pvclock_kvm_set_tsc_offset; without the write, where it is known to be in vain. */

@@ -199,7 +199,7 @@ static int prepare_aim(struct pvclock_kvm *kvm, struct aim *aim)
 static int prepare_sight(struct aim *aim)
 {
 	const struct pvclock_kvm *kvm = aim->kvm;
-	int khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
+	int khz = pvclock_kvm_page_khz(kvm);
 
 	/*
 	 * KVM_GET_CLOCK computes with the unscaled rate (a fault of the kernel's): it would be aiming by a wrong
@@ -268,7 +268,7 @@ static int steer_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corr
 /* What KVM publishes, where that is known; else what it makes of its kHz. */
 static int steer_slope(const struct pvclock_kvm *kvm, const struct pvclock_slope *host, struct pvclock_slope *guest)
 {
-	int khz = kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
+	int khz = pvclock_kvm_page_khz(kvm);
 	struct pvclock_line line;
 
 	(void)host;

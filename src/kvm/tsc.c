@@ -99,6 +99,17 @@ int pvclock_kvm_read_tsc(const struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu, c
 	return pvclock_vcpu_set_tsc(vcpu->vcpu, &transform, catchup);
 }
 
+int pvclock_kvm_page_khz(const struct pvclock_kvm *kvm)
+{
+	struct pvclock_tsc_transform tsc;
+	int khz = 0;
+
+	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &tsc);
+	if (tsc.frac_bits == 0)
+		khz = kvm_ioctl(kvm, kvm->vm_fd, KVM_GET_TSC_KHZ, NULL); /* Linux 5.18 */
+	return khz > 0 ? khz : kvm_ioctl(kvm, kvm->vcpus[0].fd, KVM_GET_TSC_KHZ, NULL);
+}
+
 int pvclock_kvm_follow_tsc(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu)
 {
 	struct kvm_vcpu followed;

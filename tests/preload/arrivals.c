@@ -5,6 +5,7 @@
  */
 #include "qemu_like.h"
 
+#include <pvclock/record.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -309,6 +310,11 @@ static void arrive_recorded(struct like *like, struct plain *plain, const struct
 	check(like, like_event(like, "arrive", "recorded", &told) == 1 && told == recorded, "%s: %s", name,
 	      recorded ? "the record is found" : "there is no record to be used");
 	like_event(like, "arrive", "counted_ns", counted);
+	like_event(like, "arrive", "deadlines", &told);
+	check(like, told == 1, "%s: %lld deadlines came along", name, (long long)told);
+	like_event(like, "arrive", "deadlines_past", &told);
+	check(like, told == (*counted > 0), "%s: what is counted passes it, and only that: %lld have passed", name, (long long)told);
+	check(like, like_event(like, "arrive", "host_tsc", &told) == 1 && (told > 0) == recorded, "%s: the instant is told", name);
 }
 
 /* The one file in the folder. */
@@ -316,6 +322,20 @@ static FILE *open_record(const char *folder, const struct state *state, char pat
 {
 	snprintf(path, 128, "%s/%016llx.pvclock", folder, (unsigned long long)state->stop.tsc[0]);
 	return fopen(path, "r+");
+}
+
+/* Of one instant with what the VMM carries: where nothing is counted, the counters go on from just there. */
+static bool record_is_of_the_stop(FILE *file, const struct state *state)
+{
+	static uint8_t bytes[65536];
+	struct pvclock_record record;
+	bool same;
+
+	if (pvclock_record_decode(bytes, fread(bytes, 1, sizeof(bytes), file), &record, NULL) != 0)
+		return false;
+	same = pvclock_tsc_to_guest(&record.vcpus[0].tsc, record.time.at).ticks == state->stop.tsc[0];
+	pvclock_record_clear(&record);
+	return same;
 }
 
 /* As an operator does it, with the command. */
@@ -343,6 +363,7 @@ void records_tell_the_blackout(struct like *like)
 	offset = offset_of(&plain, 0);
 	file = open_record(folder, &state, path);
 	check(like, file != NULL, "a stop leaves a record, named by the counter as it was told");
+	check(like, file && record_is_of_the_stop(file, &state), "the record is of the instant of the stop");
 	usleep(50000);
 
 	/* This host's TSC went on, so counting the blackout is having the old offset again, to the tick. */

@@ -107,14 +107,26 @@ static void tell_blackout(const struct pvclock_plan *plan)
 	    pvclock_timescale_name(plan->elapsed.by), bound, (double)plan->counted_ns / 1e9);
 }
 
+/* What the VMM brought, where each counter is at the switch. */
+static void count_deadlines(const struct pvclock_arrival *arrival, unsigned int *armed, unsigned int *past)
+{
+	*armed = *past = 0;
+	for (size_t i = 0; i < arrival->tsc_count; i++) {
+		*armed += arrival->tscs[i].deadline != 0;
+		*past += arrival->tscs[i].deadline != 0 && arrival->tscs[i].deadline <= arrival->tscs[i].tsc;
+	}
+}
+
 int vm_arrive(struct vm *vm)
 {
 	struct pvclock_arrival_tsc *tscs = calloc(vm->vcpu_count, sizeof(*tscs));
 	struct pvclock_arrival arrival = {
 		.host = &vm->host, .tscs = tscs, .ns = vm->set ? vm->set_ns : UINT64_MAX, .kvm_has_deadlines = true };
 	struct pvclock_plan plan = { 0 };
+	struct pvclock_host_time now = { 0 };
 	struct pvclock_arrived arrived;
 	struct pvclock_reason reason;
+	unsigned int armed, past;
 	struct vcpu *first;
 	bool recorded;
 	int error;
@@ -138,16 +150,17 @@ int vm_arrive(struct vm *vm)
 		vcpu->has_tsc = false;
 		vcpu->settled = false;
 	}
-	recorded = arrival.line.mul != 0 && vm_take_record(vm, first->tsc, &arrival.line, &plan, &arrival.at);
+	recorded = arrival.line.mul != 0 && vm_take_record(vm, first->tsc, &arrival.line, &plan, &now);
 	if (recorded) { /* it says more than what the VMM thinks the clock read */
+		arrival.at = now.at;
 		arrival.ns = UINT64_MAX;
-		/* the counters are as of the stop, the record of a moment later */
-		for (size_t i = arrival.tsc_count; plan.counted_ticks != 0 && i-- > 0;)
-			tscs[i].tsc += plan.at.tsc - first->tsc;
+		for (size_t i = 0; i < arrival.tsc_count; i++)
+			tscs[i].tsc += plan.counted_ticks;
 	}
 	/* A guest that knows no clock (a reset), and a VMM that set none: the clock goes on as a clock. */
 	if (arrival.line.mul == 0 && arrival.ns == UINT64_MAX && pvclock_vm_now(vm->clock, &arrival.ns) != 0)
 		arrival.ns = 0;
+	count_deadlines(&arrival, &armed, &past);
 	error = pvclock_kvm_arrive(vm->kvm, &arrival, &arrived, &reason);
 	if (error)
 		say("the clock that this VM came with could not be taken over (%s); the guest gets a new one.",
@@ -156,11 +169,14 @@ int vm_arrive(struct vm *vm)
 		say("%s", reason.text);
 	if (recorded && !error)
 		tell_blackout(&plan);
-	record_event("arrive", &reason, "\"error\":%d,\"tsc\":%llu,\"exact\":%s,\"from_page\":%s,\"rate_ppb\":%.6f,\"apart_ns\":%lld,\"vcpus\":%zu,\"lost\":\"%s\","
-		     "\"recorded\":%s,\"elapsed_ns\":%lld,\"by\":\"%s\",\"bound_ns\":%lld,\"counted_ns\":%llu",
+	record_event("arrive", &reason, "\"error\":%d,\"tsc\":%llu,\"exact\":%s,\"from_page\":%s,\"rate_ppb\":%.6f,\"apart_ns\":%lld,"
+		     "\"vcpus\":%zu,\"lost\":\"%s\","
+		     "\"deadlines\":%u,\"deadlines_past\":%u,\"recorded\":%s,\"host_tsc\":%llu,\"bracket_ns\":%u,"
+		     "\"elapsed_ns\":%lld,\"by\":\"%s\",\"bound_ns\":%lld,\"counted_ns\":%llu",
 		     error, (unsigned long long)tscs[0].tsc, arrived.exact ? "true" : "false", arrived.line_used ? "true" : "false",
 		     (double)arrived.rate_difference / PPB_UNITS, (long long)arrived.apart_ns, arrival.tsc_count, what_was_lost(&arrived),
-		     recorded ? "true" : "false", (long long)plan.elapsed.measured_ns, recorded ? pvclock_timescale_name(plan.elapsed.by) : "",
+		     armed, past, recorded ? "true" : "false", (unsigned long long)now.at.ticks, now.bracket_ns,
+		     (long long)plan.elapsed.measured_ns, recorded ? pvclock_timescale_name(plan.elapsed.by) : "",
 		     (long long)plan.elapsed.bound_ns, (unsigned long long)plan.counted_ns);
 	free(tscs);
 	return error;

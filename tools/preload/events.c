@@ -56,7 +56,8 @@ void vm_pause(struct vm *vm)
 	vm->paused = error == 0;
 	if (vm->paused)
 		vm_keep_record(vm);
-	record_event("pause", NULL, "\"host_tsc\":%llu", (unsigned long long)vm->hold.ticks);
+	record_event("pause", NULL, "\"host_tsc\":%llu,\"tsc\":%llu", (unsigned long long)vm->hold.ticks,
+		     (unsigned long long)vcpu_tsc_at(vm->vcpus[0], vm->hold));
 }
 
 /* --- going on ------------------------------------------------------------------------------------ */

@@ -148,7 +148,7 @@ void vm_keep_record(struct vm *vm);           /* of a VM that has stopped, where
  * From then on it has the record's policy and account.
  */
 bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line *line, struct pvclock_plan *plan,
-		    struct pvclock_host_tsc *at);
+		    struct pvclock_host_time *now);
 
 /* --- memory.c ------------------------------------------------------------------------------ */
 

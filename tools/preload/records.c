@@ -84,6 +84,22 @@ static int write_file(uint64_t tsc, const void *bytes, size_t size)
 	return error;
 }
 
+/* What the VMM carries is as of the hold, and so is the record: the moment until it was made is the blackout's. */
+static void date_back(const struct vm *vm, struct pvclock_record *record)
+{
+	uint64_t ticks = record->time.at.ticks - vm->hold.ticks, ns;
+	struct pvclock_line line;
+
+	if (record->time.at.ticks < vm->hold.ticks || !pvclock_line_make(&line, 0, 0, &vm->host, NULL))
+		return;
+	ns = pvclock_line_ns(&line, ticks);
+	record->time.at = vm->hold;
+	record->time.tai_ns -= ns;
+	record->time.realtime_ns -= ns;
+	record->time.boottime_ns -= ns;
+	record->system_time = pvclock_line_ns(&record->line, pvclock_tsc_to_guest(&record->reference, vm->hold).ticks);
+}
+
 void vm_keep_record(struct vm *vm)
 {
 	uint64_t tsc = vcpu_tsc_at(vm->vcpus[0], vm->hold);
@@ -96,6 +112,7 @@ void vm_keep_record(struct vm *vm)
 
 	if (!path_of(tsc, "", path) || pvclock_kvm_save(vm->kvm, &record) != 0)
 		return;
+	date_back(vm, &record);
 	bytes = malloc(pvclock_record_size(&record));
 	length = bytes ? pvclock_record_encode(&record, bytes, pvclock_record_size(&record), &reason) : -ENOMEM;
 	error = length < 0 ? (int)length : write_file(tsc, bytes, (size_t)length);
@@ -149,7 +166,7 @@ static void take(struct vm *vm, const struct pvclock_record *record)
 }
 
 bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line *line, struct pvclock_plan *plan,
-		    struct pvclock_host_tsc *at)
+		    struct pvclock_host_time *now)
 {
 	enum pvclock_blackout blackout = vm->started ? PVCLOCK_BLACKOUT_SNAPSHOT : PVCLOCK_BLACKOUT_MIGRATION;
 	struct pvclock_destination here = { .host = vm->host, .tsc_offsets = true };
@@ -179,7 +196,7 @@ bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line
 		taken = true;
 	if (taken) {
 		take(vm, &record);
-		*at = here.time.at;
+		*now = here.time;
 	}
 	pvclock_record_clear(&record);
 	return taken;

@@ -82,7 +82,7 @@ static void note_elapsed(const struct pvclock_plan *plan, struct notes *notes)
 		     "kernels (chrony: leapsectz right/UTC).");
 	if (plan->bound_ns == PVCLOCK_ERROR_UNKNOWN)
 		note(notes, "How wrong the counted time may be, nobody knows: one of the hosts' clocks is kept in time by "
-		     "nobody that tells the kernel its error; run chronyd or ntpd on both.");
+		     "nobody that tells the kernel its error; run chronyd (with rtcsync) or ntpd on both.");
 }
 
 static void note_tsc(const struct pvclock_plan *plan, const struct pvclock_destination *destination, struct notes *notes)

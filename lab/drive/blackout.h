@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * blackout.h - one blackout of a guest that arrives elsewhere or at another time: what `pvclock preflight` says of it
+ * beforehand, what the preload then did, and what the guest's own clock shows.
+ */
+#ifndef LAB_BLACKOUT_H
+#define LAB_BLACKOUT_H
+
+#include "foretold.h"
+#include "run.h"
+
+/* Something that was asked a few times: it is between these. */
+struct between {
+	int64_t least, most;
+};
+
+struct blackout {
+	const char *policy;
+	struct between apart;     /* the TSC of the host that it arrives on minus that of the one that it leaves; 0 where both are one */
+	struct between before, after; /* the guest's CLOCK_BOOTTIME minus this host's CLOCK_MONOTONIC_RAW */
+	struct foretold said, happened;
+	uint64_t saved_at;        /* by the TSC of the host that it leaves; ... */
+	int64_t saved_bracket_ns; /* ... its clocks were read within that */
+	int64_t jumped_ns;        /* what the probe had seen in all before */
+	unsigned int by_page;
+};
+
+/* The guest that is about to be stopped. */
+int blackout_begin(struct run *run, struct qemu *from, struct blackout *blackout);
+/* It has ended, and its record is kept: what this host, or the peer, would make of it now. */
+int blackout_foretell(struct run *run, struct qemu *from, bool on_peer, struct blackout *blackout);
+/*
+ * It runs again, and the probe has told of the event: what was said has to be what happened. Of `limits`, host and jump_ns
+ * are filled in.
+ */
+int blackout_judge(struct run *run, struct qemu *to, struct foretold_limits limits, struct blackout *blackout);
+
+/* How long it truly was, from the save to the arrival. */
+struct between blackout_stood(const struct run *run, const struct blackout *blackout);
+
+/* How much more than this host's the guest's clock went on: at least, and at most. */
+struct between blackout_gained(const struct blackout *blackout);
+
+#endif
