@@ -162,6 +162,7 @@ static int device_attr(struct fake_kvm *fake, int fd, unsigned long request, str
 		return 0;
 	}
 	fake->offset_writes++;
+	fake->snapshot_pending = true; /* its vCPUs' TSCs are matched anew */
 	if (!fake->offset_ignored)
 		*offset = *value;
 	return 0;
