@@ -305,45 +305,6 @@ static void offsets_are_read_back(void **state)
 	machine_clear(&m);
 }
 
-/* A write in vain would have KVM take a new snapshot after its clock was aimed: once it is known, there is none. */
-static void p1_offsets_that_are_ignored_are_not_written_again(void **state)
-{
-	struct pvclock_policy policy = pvclock_policy_default();
-	struct pvclock_slope host;
-	struct machine m;
-
-	(void)state;
-	machine_init(&m, 21, PVCLOCK_MODE_STEER);
-	pvclock_slope_from_khz(m.fake.khz, &host);
-	assert_int_equal(pvclock_kvm_start(m.kvm, &host), 0);
-	policy.on[PVCLOCK_BLACKOUT_PAUSE] = PVCLOCK_FREEZE;
-	pvclock_vm_set_policy(m.vm, &policy);
-	m.fake.offset_ignored = true;
-	m.fake.anchor_tsc = m.fake.tsc;
-	kernel_publishes(&m);
-	for (int round = 0; round < 100; round++) {
-		struct pvclock_correction correction;
-		struct pvclock_snapshot page;
-		struct pvclock_reason reason;
-		struct pvclock_line line;
-
-		assert_int_equal(pvclock_kvm_pause(m.kvm), 0);
-		m.fake.tsc += 1000000 + fake_random(&m.fake) % 1000000;
-		assert_int_equal(pvclock_kvm_resume(m.kvm, &correction, &reason), 0);
-		assert_true(correction.moved_ticks > 1000000);
-		assert_int_equal(m.fake.offset_writes, 1);
-		assert_int_equal(pvclock_vcpu_get_line(m.vcpu, &line), 0);
-		kernel_publishes(&m);
-		pvclock_page_read(m.memory + 64, &page);
-		for (int i = 0; round > 0 && i < 50; i++) {
-			uint64_t t = m.fake.tsc + fake_random(&m.fake) % 1000000;
-
-			assert_in_range((int64_t)(pvclock_line_ns(&page.line, t) - pvclock_line_ns(&line, t)), 0, 1);
-		}
-	}
-	machine_clear(&m);
-}
-
 /* A guest that writes its own TSC moves its counter, not its clock. */
 static void p4_a_guest_that_wrote_its_tsc_is_followed(void **state)
 {
@@ -912,7 +873,6 @@ int main(void)
 		cmocka_unit_test(p4_steer_says_when_there_is_no_master_clock),
 		cmocka_unit_test(steer_gives_up_on_a_wild_kernel),
 		cmocka_unit_test(offsets_are_read_back),
-		cmocka_unit_test(p1_offsets_that_are_ignored_are_not_written_again),
 		cmocka_unit_test(p4_a_guest_that_wrote_its_tsc_is_followed),
 		cmocka_unit_test(p7_a_pause_before_a_save),
 		cmocka_unit_test(p10_steer_never_writes_a_page),
