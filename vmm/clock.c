@@ -74,7 +74,8 @@ int clock_attach(struct machine *machine, enum pvclock_mode asked, bool learn, s
 		if (asked == PVCLOCK_MODE_AUTO) /* the kernel's clock needs no line of ours, but its own to be aimed */
 			mode = can_steer(machine, &reason) ? PVCLOCK_MODE_STEER : PVCLOCK_MODE_STOCK;
 	}
-	if (asked == PVCLOCK_MODE_STEER)
+	/* For the log alone, and it makes a VM: not while somebody waits for us to take a guest over. */
+	if (asked == PVCLOCK_MODE_STEER && learn)
 		(void)can_steer(machine, &reason);
 	int error = pvclock_vm_create(pvclock_os_linux(), &clock->vm);
 	if (error == 0)

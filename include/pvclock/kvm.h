@@ -118,8 +118,9 @@ int pvclock_kvm_follow_tsc(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu);
 /* What an event did to the clock. */
 struct pvclock_correction {
 	/*
-	 * The guest's clock minus the line it should follow, right after: 0 in own mode, 0 or 1 in steer mode. Not
-	 * known, and 0, where resume returned -ENOTSUP.
+	 * The guest's clock minus the line it should follow, right after: 0 in own mode, 0 or 1 in steer mode; where a freeze had
+	 * to write TSC offsets, KVM's snapshot at the next entry then moves it by up to 1 either way. Not known, and 0, where
+	 * resume returned -ENOTSUP.
 	 */
 	int64_t residual_ns;
 	int64_t moved_ticks;    /* how far the line moved to follow a TSC whose offset could not be set */

@@ -210,8 +210,8 @@ static int choose_slope(const struct pvclock_record *record, const struct pvcloc
 	if (destination->kernel_publishes && plan->tsc_khz && !destination->kernel_aims_scaled) {
 		if (!record->policy.fall_back) {
 			pvclock_reason_set(reason, PVCLOCK_REASON_NO_LINE,
-					   "KVM's clock of a guest's scaled TSC (%u kHz) can be set but not aimed: take own mode, or let the clock go "
-					   "on by its value (policy.fall_back).", plan->tsc_khz);
+					   "KVM's clock of a guest's scaled TSC (%u kHz) can be set but not aimed: take own mode, or "
+					   "let the clock go on by its value (policy.fall_back).", plan->tsc_khz);
 			return -ENOTSUP;
 		}
 		plan->precision = PVCLOCK_LEGACY;

@@ -24,8 +24,8 @@ static struct pvclock_tsc_transform wanted_tsc(const struct pvclock_arrival_tsc 
 
 /*
  * A write, even of the offset that holds, makes KVM judge its master clock anew, and vCPUs match only if all were written
- * alike: all or none. Where the last ones were ignored, none: KVM's new snapshot at the next entry would move a clock that was aimed
- * by up to 1 ns, for nothing.
+ * alike: all or none. Where the last ones were ignored, none: KVM's new snapshot at the next entry would move a clock that was
+ * aimed by up to 1 ns, for nothing.
  */
 static int set_counters(struct pvclock_kvm *kvm, const struct pvclock_arrival *arrival, struct pvclock_reason *reason)
 {

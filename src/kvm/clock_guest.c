@@ -2,7 +2,8 @@
 /*
  * clock_guest.c - KVM_GET_CLOCK_GUEST and KVM_SET_CLOCK_GUEST as they were proposed, whether the kernel has them or not: a vCPU's
  * clock as the structure that its page holds, which is arithmetic on its TSC and no reading at some time. Got is the engine's line:
- * the kernel's is up to 1 ns ahead of it, and handed on that would add up. Set it is by the resume, by the kernel's own ioctl where it has one.
+ * the kernel's is up to 1 ns ahead of it, and handed on that would add up. Set it is by the resume, by the kernel's own ioctl
+ * where it has one.
  */
 #include "kvm.h"
 #include "../host/reason.h"

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * clock_guest_ioctl.c - the kernel's own KVM_GET_CLOCK_GUEST and KVM_SET_CLOCK_GUEST. They were never merged, and their numbers moved, so
- * a kernel that knows such a number may mean anything by it. A GET is tried by each number, as it can only write 32 bytes to its caller, and is
- * believed if it tells the function that KVM tells by another way: by the page that it wrote for this vCPU, or by KVM_GET_CLOCK.
- * Only then the SET of the same revision is called at all.
+ * clock_guest_ioctl.c - the kernel's own KVM_GET_CLOCK_GUEST and KVM_SET_CLOCK_GUEST. They were never merged, and their numbers
+ * moved, so a kernel that knows such a number may mean anything by it. A GET is tried by each number, as it can only write 32
+ * bytes to its caller, and is believed if it tells the function that KVM tells by another way: by the page that it wrote for this
+ * vCPU, or by KVM_GET_CLOCK. Only then the SET of the same revision is called at all.
  */
 #include "kvm.h"
 
@@ -46,7 +46,8 @@ int pvclock_kvm_get_kernel_clock(const struct pvclock_kvm *kvm, const struct kvm
 	return error ? error : same_function(&told, line) ? 0 : -ENODATA;
 }
 
-int pvclock_kvm_set_kernel_clock(const struct pvclock_kvm *kvm, const struct kvm_clock_guest *ioctls, const struct pvclock_line *line)
+int pvclock_kvm_set_kernel_clock(const struct pvclock_kvm *kvm, const struct kvm_clock_guest *ioctls,
+				 const struct pvclock_line *line)
 {
 	struct pvclock_page clock = { .tsc_timestamp = line->tsc, .system_time = line->ns, .tsc_to_system_mul = line->mul,
 				      .tsc_shift = line->shift };

@@ -131,7 +131,8 @@ extern const struct kvm_clock_guest pvclock_kvm_clock_guests[KVM_CLOCK_GUESTS];
 
 /* The first vCPU's clock, as its page says it. -ENODATA: and the ioctl does not; -errno. */
 int pvclock_kvm_get_kernel_clock(const struct pvclock_kvm *kvm, const struct kvm_clock_guest *ioctls, struct pvclock_line *line);
-int pvclock_kvm_set_kernel_clock(const struct pvclock_kvm *kvm, const struct kvm_clock_guest *ioctls, const struct pvclock_line *line);
+int pvclock_kvm_set_kernel_clock(const struct pvclock_kvm *kvm, const struct kvm_clock_guest *ioctls,
+				 const struct pvclock_line *line);
 /* What this kernel has and tells the truth by, and that truth. NULL: nothing. */
 const struct kvm_clock_guest *pvclock_kvm_find_clock_guest(const struct pvclock_kvm *kvm, struct pvclock_line *line);
 /* Whether it has any, of a vCPU without a page. */

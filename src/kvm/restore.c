@@ -115,7 +115,9 @@ int pvclock_kvm_destination(const struct pvclock_os *os, const struct pvclock_kv
 	return pvclock_host_time_read(os, &destination->time);
 }
 
-/* A scaled TSC's clock needs it. Before the first entry only a set clock turns KVM's master clock on, and nobody has read it yet. */
+/*
+ * A scaled TSC's clock needs it. Before the first entry only a set clock turns KVM's master clock on, and nobody has read it yet.
+ */
 static bool has_clock_guest(const struct pvclock_kvm *kvm)
 {
 	struct pvclock_tsc_transform tsc;
@@ -236,8 +238,8 @@ static void declare_legacy(struct pvclock_kvm *kvm)
 	struct pvclock_reason reason;
 
 	pvclock_reason_set(&reason, PVCLOCK_REASON_NO_LINE,
-			   "The clock was restored where it cannot be kept as a function, and goes on from its value alone; give it a line "
-			   "(pvclock_kvm_arrive), own mode or another host.");
+			   "The clock was restored where it cannot be kept as a function, and goes on from its value alone; give "
+			   "it a line (pvclock_kvm_arrive), own mode or another host.");
 	pvclock_vm_declare_unstable(kvm->vm, &reason);
 }
 
@@ -288,7 +290,8 @@ int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *re
 			pvclock_vm_resume(kvm->vm);
 		return error;
 	}
-	if (plan.precision == PVCLOCK_LEGACY && plan.tsc_khz == 0) { /* nobody here knows the slope: the guest's own, which is no promise */
+	/* nobody here knows the slope: the guest's own, which is no promise */
+	if (plan.precision == PVCLOCK_LEGACY && plan.tsc_khz == 0) {
 		pvclock_slope_from_line(&plan.at.line, &legacy);
 		host = &legacy;
 	}

@@ -56,9 +56,9 @@ static bool same_line(const struct pvclock_line *a, const struct pvclock_line *b
 }
 
 /*
- * The kernel's own way. It takes a new anchor and cuts the fraction of a ns off there, so it is asked for 1 ns more; a revision that
- * rounds otherwise shows it by the difference, and is asked for that less. At an odd tick, a shift that drops bits may spoil it: again.
- * Not everything that fails is told: what is left then is to aim.
+ * The kernel's own way. It takes a new anchor and cuts the fraction of a ns off there, so it is asked for 1 ns more; a revision
+ * that rounds otherwise shows it by the difference, and is asked for that less. At an odd tick, a shift that drops bits may spoil
+ * it: again. Not everything that fails is told: what is left then is to aim.
  */
 static bool aimed_by_kernel(const struct aim *aim, struct pvclock_correction *correction)
 {
@@ -72,7 +72,8 @@ static bool aimed_by_kernel(const struct aim *aim, struct pvclock_correction *co
 	asked.ns++;
 	for (i = 0; ioctls && i < SETS_MAX; i++) {
 		correction->tries++;
-		if (pvclock_kvm_set_kernel_clock(aim->kvm, ioctls, &asked) || pvclock_kvm_get_kernel_clock(aim->kvm, ioctls, &told) ||
+		if (pvclock_kvm_set_kernel_clock(aim->kvm, ioctls, &asked) ||
+		    pvclock_kvm_get_kernel_clock(aim->kvm, ioctls, &told) ||
 		    told.mul != asked.mul || told.shift != asked.shift)
 			return false;
 		compare(aim, told.ns, told.tsc, told.tsc, &least, &most);

@@ -44,16 +44,17 @@ struct kvm_one_msr {
 _Static_assert(sizeof(struct kvm_one_msr) == sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry), "KVM ABI");
 
 /*
- * KVM_GET_CLOCK_GUEST and KVM_SET_CLOCK_GUEST, vCPU ioctls on what a page holds, as they were proposed and never merged: in 2024 (v2 and
- * v3 of the series "Cleaning up the KVM clock mess") and with other numbers in 2026 (v4 to v6). The number holds direction and
- * size, too, so that a GET is no SET of any revision, and no call that reads from its caller.
+ * KVM_GET_CLOCK_GUEST and KVM_SET_CLOCK_GUEST, vCPU ioctls on what a page holds, as they were proposed and never merged: in 2024
+ * (v2 and v3 of the series "Cleaning up the KVM clock mess") and with other numbers in 2026 (v4 to v6). The number holds
+ * direction and size, too, so that a GET is no SET of any revision, and no call that reads from its caller.
  */
 #define KVM_SET_CLOCK_GUEST_2024 _IOW(KVMIO, 0xd5, struct pvclock_page)
 #define KVM_GET_CLOCK_GUEST_2024 _IOR(KVMIO, 0xd6, struct pvclock_page)
 #define KVM_SET_CLOCK_GUEST_2026 _IOW(KVMIO, 0xd6, struct pvclock_page)
 #define KVM_GET_CLOCK_GUEST_2026 _IOR(KVMIO, 0xd7, struct pvclock_page)
 _Static_assert(sizeof(struct pvclock_page) == 32, "KVM ABI");
-_Static_assert(_IOC_DIR(KVM_GET_CLOCK_GUEST_2024) == _IOC_READ && _IOC_DIR(KVM_GET_CLOCK_GUEST_2026) == _IOC_READ, "nothing is set");
+_Static_assert(_IOC_DIR(KVM_GET_CLOCK_GUEST_2024) == _IOC_READ && _IOC_DIR(KVM_GET_CLOCK_GUEST_2026) == _IOC_READ,
+	       "nothing is set");
 _Static_assert(_IOC_DIR(KVM_SET_CLOCK_GUEST_2024) == _IOC_WRITE && _IOC_DIR(KVM_SET_CLOCK_GUEST_2026) == _IOC_WRITE, "a set");
 
 #define MSR_IA32_TSC 0x10u

@@ -35,7 +35,8 @@ uint64_t fake_kvm_clock(const struct fake_kvm *fake, uint64_t host_tsc)
 /* The guest's TSC: the host's, scaled by whole kHz as KVM does it, and its offset. */
 static uint64_t guest_tsc(const struct fake_kvm *fake, unsigned int vcpu, uint64_t host_tsc)
 {
-	uint64_t ratio = fake->vcpu_khz[vcpu] ? (uint64_t)(((unsigned __int128)fake->vcpu_khz[vcpu] << 32) / fake->khz) : 1ull << 32;
+	uint32_t khz = fake->vcpu_khz[vcpu] ? fake->vcpu_khz[vcpu] : fake->khz;
+	uint64_t ratio = ((uint64_t)khz << 32) / fake->khz;
 
 	return (uint64_t)((unsigned __int128)host_tsc * ratio >> 32) + (vcpu ? fake->second_offset : fake->offset);
 }
@@ -162,6 +163,7 @@ static int device_attr(struct fake_kvm *fake, int fd, unsigned long request, str
 		return 0;
 	}
 	fake->offset_writes++;
+	fake->snapshot_pending = true; /* its vCPUs' TSCs are matched anew */
 	if (!fake->offset_ignored)
 		*offset = *value;
 	return 0;

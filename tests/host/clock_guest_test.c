@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * clock_guest_test.c - KVM_[GS]ET_CLOCK_GUEST of the kernel's own, under each number that it was proposed with, on a KVM in virtual time: how it is
- * found, that steer mode then needs no aiming, and that a kernel without it, or with something else under its numbers, is aimed as ever.
+ * clock_guest_test.c - KVM_[GS]ET_CLOCK_GUEST of the kernel's own, under each number that it was proposed with, on a KVM in
+ * virtual time: how it is found, that steer mode then needs no aiming, and that a kernel without it, or with something else under
+ * its numbers, is aimed as ever.
  */
 #include "../fake/kvm.h"
 
@@ -187,7 +188,8 @@ static void p1_what_is_not_believed(void **state)
 		for (int round = 0; round < 20; round++) {
 			pause_once(&m, true, &correction);
 			if (m.fake.set_clock_calls == 0 || !m.fake.set_clock_guest_calls == kernels[kernel].is_set)
-				fail_msg("%s: %u and %u", kernels[kernel].what, m.fake.set_clock_calls, m.fake.set_clock_guest_calls);
+				fail_msg("%s: %u and %u", kernels[kernel].what, m.fake.set_clock_calls,
+					 m.fake.set_clock_guest_calls);
 		}
 		machine_clear(&m);
 	}
@@ -265,7 +267,8 @@ static void p1_p5_a_scaled_tsc(void **state)
 		to.fake.anchor_tsc = to.fake.tsc;
 		pvclock_slope_from_khz(to.fake.khz, &host);
 		assert_int_equal(pvclock_kvm_restore(to.kvm, &record, PVCLOCK_BLACKOUT_SNAPSHOT, &host, &plan, &reason), 0);
-		assert_true(plan.precision == PVCLOCK_EXACT && plan.tsc_khz == from.fake.khz && to.fake.vcpu_khz[0] == plan.tsc_khz);
+		assert_true(plan.precision == PVCLOCK_EXACT && plan.tsc_khz == from.fake.khz &&
+			    to.fake.vcpu_khz[0] == plan.tsc_khz);
 		assert_int_equal(pvclock_kvm_settle(to.kvm, to.vcpu), 0);
 		to.fake.set_clock_calls = 0;
 		assert_int_equal(pvclock_kvm_resume(to.kvm, &correction, &reason), 0);
@@ -287,6 +290,45 @@ static void p1_p5_a_scaled_tsc(void **state)
 		machine_clear(&from);
 		machine_clear(&to);
 	}
+}
+
+/* A write in vain would have KVM take a new snapshot after its clock was aimed: once it is known, there is none. */
+static void p1_offsets_that_are_ignored_are_not_written_again(void **state)
+{
+	struct pvclock_policy policy = pvclock_policy_default();
+	struct pvclock_slope host;
+	struct machine m;
+
+	(void)state;
+	machine_init(&m, 21, 0);
+	m.fake.get_clock_guest = 0;
+	pvclock_slope_from_khz(m.fake.khz, &host);
+	assert_int_equal(pvclock_kvm_start(m.kvm, &host), 0);
+	policy.on[PVCLOCK_BLACKOUT_PAUSE] = PVCLOCK_FREEZE;
+	pvclock_vm_set_policy(m.vm, &policy);
+	m.fake.offset_ignored = true;
+	for (int round = 0; round < 100; round++) {
+		struct pvclock_correction correction;
+		struct pvclock_snapshot page;
+		struct pvclock_reason reason;
+		struct pvclock_line line;
+
+		assert_int_equal(pvclock_kvm_pause(m.kvm), 0);
+		m.fake.tsc += 1000000 + fake_random(&m.fake) % 1000000;
+		assert_int_equal(pvclock_kvm_resume(m.kvm, &correction, &reason), 0);
+		assert_true(correction.moved_ticks > 1000000);
+		assert_int_equal(m.fake.offset_writes, 1);
+		assert_int_equal(pvclock_vcpu_get_line(m.vcpu, &line), 0);
+		fake_kvm_enter(&m.fake);
+		publish(&m);
+		pvclock_page_read(m.memory + 64, &page);
+		for (int i = 0; round > 0 && i < 50; i++) {
+			uint64_t t = m.fake.tsc + m.fake.offset + fake_random(&m.fake) % 1000000;
+
+			assert_in_range((int64_t)(pvclock_line_ns(&page.line, t) - pvclock_line_ns(&line, t)), 0, 1);
+		}
+	}
+	machine_clear(&m);
 }
 
 /* On a VM without a page: by KVM_GET_CLOCK. */
@@ -325,6 +367,7 @@ int main(void)
 		cmocka_unit_test(p1_a_page_that_stays),
 		cmocka_unit_test(p1_a_clock_is_set_as_a_structure),
 		cmocka_unit_test(p1_p5_a_scaled_tsc),
+		cmocka_unit_test(p1_offsets_that_are_ignored_are_not_written_again),
 		cmocka_unit_test(it_is_probed),
 	};
 

@@ -645,7 +645,8 @@ static void another_rate(enum pvclock_mode mode, bool scaled, enum pvclock_passi
 	struct machine from, to;
 	struct pvclock_line line;
 	struct pvclock_tsc_transform tsc;
-	bool unaimed = mode == PVCLOCK_MODE_STEER && scaled; /* KVM's clock of a scaled TSC: its line is of the same kHz, but who knows where it is */
+	/* KVM's clock of a scaled TSC: its line is of the same kHz, but who knows where it is */
+	bool unaimed = mode == PVCLOCK_MODE_STEER && scaled;
 	uint64_t at, counter, deadline;
 
 	start(&from, &cell);
@@ -661,7 +662,8 @@ static void another_rate(enum pvclock_mode mode, bool scaled, enum pvclock_passi
 		record.policy.fall_back = true;
 	}
 	require(pvclock_kvm_restore(to.kvm, &record, cell.blackout, &to.host, &plan, &reason) == 0);
-	require(plan.precision == (unaimed ? PVCLOCK_LEGACY : PVCLOCK_CONTINUED) && plan.tsc_kept && plan.deadlines == 2 && plan.deadlines_past == 0);
+	require(plan.precision == (unaimed ? PVCLOCK_LEGACY : PVCLOCK_CONTINUED) && plan.tsc_kept && plan.deadlines == 2 &&
+		plan.deadlines_past == 0);
 	require(plan.tsc_khz == (scaled ? pvclock_rate_khz(&from.host) : 0) && plan.ratio.frac_bits == (scaled ? PVCLOCK_FRAC_BITS_SVM : 0));
 	require(to.fake.vcpu_khz[0] == plan.tsc_khz && to.fake.vcpu_khz[1] == plan.tsc_khz);
 	line = line_of(&to, 0);

@@ -76,12 +76,17 @@ static int64_t ticks_in_ns(const struct pvclock_line *line, int64_t ticks)
 	return (int64_t)pvclock_line_ns(&unit, (uint64_t)ticks);
 }
 
-/* What grows with the time until the restore: by no more than what passed since preflight was asked, and no less than from its answer on. */
+/*
+ * What grows with the time until the restore: by no more than what passed since preflight was asked, and no less than from its
+ * answer on.
+ */
 static void check_later(struct live *live, const struct foreseen *foreseen, const char *what, int64_t then, int64_t now)
 {
-	int64_t least = (foreseen->begun_ms - foreseen->told_ms - 1) * 1000000, most = (foreseen->ended_ms - foreseen->asked_ms + 1) * 1000000;
+	int64_t least = (foreseen->begun_ms - foreseen->told_ms - 1) * 1000000;
+	int64_t most = (foreseen->ended_ms - foreseen->asked_ms + 1) * 1000000;
 
-	live_check(live, now - then >= least && now - then <= most, "P7 %s: %s: foreseen %lld ns, and %lld ns more in the end, of %lld to %lld",
+	live_check(live, now - then >= least && now - then <= most,
+		   "P7 %s: %s: foreseen %lld ns, and %lld ns more in the end, of %lld to %lld",
 		   foreseen->name, what, (long long)then, (long long)(now - then), (long long)least, (long long)most);
 }
 
@@ -91,7 +96,8 @@ static void check_function(struct live *live, const struct foreseen *foreseen, i
 	struct pvclock_line line = line_of(foreseen);
 	int64_t floors = moved ? FLOORS_NS : 0, apart;
 
-	live_check(live, guest->line.mul == line.mul && guest->line.shift == line.shift && number(foreseen, "clock", "rate_difference") == 0,
+	live_check(live, guest->line.mul == line.mul && guest->line.shift == line.shift &&
+			   number(foreseen, "clock", "rate_difference") == 0,
 		   "P1 %s: the guest's slope is the foreseen one, mul %u, shift %d", foreseen->name, line.mul, line.shift);
 	apart = (int64_t)(guest->last.ns - pvclock_line_ns(&line, guest->last.tsc - (uint64_t)moved));
 	live_check(live, apart >= -floors - limit_ns && apart <= floors + limit_ns && number(foreseen, "clock", "jump_ns") == 0,
@@ -109,16 +115,21 @@ void foreseen_check(struct live *live, const struct foreseen *foreseen, const js
 	live_check(live, !strcmp(harness_text(plan, "precision", "?"), harness_text(restored, "precision", "")) &&
 			   !strcmp(harness_text(plan, "as", "?"), harness_text(restored, "after", "")) &&
 			   !strcmp(harness_text(elapsed, "by", "?"), harness_text(restored, "by", "")),
-		   "P6 %s: as foreseen: %s, by %s", foreseen->name, harness_text(plan, "precision", "?"), harness_text(elapsed, "by", "?"));
-	live_check(live, (int64_t)wide(elapsed, "bound_ns") == harness_number(restored, "bound_ns", -2), "P7 %s: the bound is %lld ns",
+		   "P6 %s: as foreseen: %s, by %s", foreseen->name, harness_text(plan, "precision", "?"),
+		   harness_text(elapsed, "by", "?"));
+	live_check(live, (int64_t)wide(elapsed, "bound_ns") == harness_number(restored, "bound_ns", -2),
+		   "P7 %s: the bound is %lld ns",
 		   foreseen->name, (long long)wide(elapsed, "bound_ns"));
-	check_later(live, foreseen, "measured", harness_number(elapsed, "measured_ns", -1), harness_number(restored, "measured_ns", -1));
+	check_later(live, foreseen, "measured", harness_number(elapsed, "measured_ns", -1),
+		    harness_number(restored, "measured_ns", -1));
 	if (freezes)
 		live_check(live, (int64_t)wide(plan, "counted_ns") == 0 && harness_number(restored, "counted_ns", -1) == 0,
 			   "P7 %s: nothing is counted", foreseen->name);
 	else
-		check_later(live, foreseen, "counted", (int64_t)wide(plan, "counted_ns"), harness_number(restored, "counted_ns", -1));
-	live_check(live, json_is_true(json_object_get(json_object_get(plan, "tsc"), "kept")) == (moved == 0), "P7 %s: the TSC is %s",
+		check_later(live, foreseen, "counted", (int64_t)wide(plan, "counted_ns"),
+			    harness_number(restored, "counted_ns", -1));
+	live_check(live, json_is_true(json_object_get(json_object_get(plan, "tsc"), "kept")) == (moved == 0),
+		   "P7 %s: the TSC is %s",
 		   foreseen->name, moved ? "not kept" : "kept");
 	if (moved)
 		check_later(live, foreseen, "the TSC's jump", ticks_in_ns(&line, number(foreseen, "tsc", "jump_ticks")),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * foreseen.h - what `pvclock preflight` says of a snapshot before it is restored, held against what the VMM says that it did and what the guest
- * then reads.
+ * foreseen.h - what `pvclock preflight` says of a snapshot before it is restored, held against what the VMM says that it did and
+ * what the guest then reads.
  */
 #ifndef TESTS_KVM_FORESEEN_H
 #define TESTS_KVM_FORESEEN_H
@@ -17,7 +17,9 @@ struct foreseen {
 
 /* Asks. False: a failed check. foreseen_clear is needed in both cases. */
 bool foresee(struct live *live, struct foreseen *foreseen, const char *file, const char *mode, const char *as, const char *policy);
-/* After the restore: `restored` is the VMM's account of it, `guest` what the first vCPU reads, `limit_ns` what the mode may miss. */
+/*
+ * After the restore: `restored` is the VMM's account of it, `guest` what the first vCPU reads, `limit_ns` what the mode may miss.
+ */
 void foreseen_check(struct live *live, const struct foreseen *foreseen, const json_t *restored, const struct judge_vcpu *guest,
 		    int64_t limit_ns);
 void foreseen_clear(struct foreseen *foreseen);

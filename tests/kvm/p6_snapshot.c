@@ -60,8 +60,9 @@ static uint64_t fingerprint(void)
 }
 
 /*
- * Another VMM takes the file, on the same memory. The clock is to count what is between, so that it stays the same function. What the
- * memory has of the guest's log is from before the save, and was judged; so is a reading that was made then, and is logged now.
+ * Another VMM takes the file, on the same memory. The clock is to count what is between, so that it stays the same function. What
+ * the memory has of the guest's log is from before the save, and was judged; so is a reading that was made then, and is logged
+ * now.
  */
 static bool restores(struct watch *watch, const struct harness_options *options, const char *crash_at)
 {
@@ -69,7 +70,8 @@ static bool restores(struct watch *watch, const struct harness_options *options,
 		.vmm = options->vmm,
 		.mode = options->mode,
 		.vcpus = options->vcpus,
-		.extra = { "--same-boot", "--policy", "snapshot=advance", "--restore", file, crash_at ? "--crash-at" : NULL, crash_at },
+		.extra = { "--same-boot", "--policy", "snapshot=advance", "--restore", file, crash_at ? "--crash-at" : NULL,
+			  crash_at },
 	};
 	harness_sink *sink = watch->harness.sink;
 	bool done;
@@ -92,7 +94,8 @@ static void check_next(struct live *live, struct watch *watch, const struct harn
 	if (!live_check(live, restores(watch, options, crash_at) && watch_event_end(watch, &jump) == 0,
 			"P6 %s: another VMM goes on from the file%s", name, watch->harness.error))
 		return;
-	live_check(live, jump >= -live_limit(options->mode) && jump <= live_limit(options->mode), "P1 %s: with the same line: jump %lld ns",
+	live_check(live, jump >= -live_limit(options->mode) && jump <= live_limit(options->mode),
+		   "P1 %s: with the same line: jump %lld ns",
 		   name, (long long)jump);
 }
 
@@ -175,7 +178,8 @@ static void failing_saves(struct live *live, struct watch *watch)
 	}
 	live_check(live, save(watch), "P6 the next save succeeds: %s", watch->harness.error);
 	live_check(live, fingerprint() != before, "P6 and is a new file");
-	live_check(live, open > 2 && descriptors(pid) == open, "P6 %u descriptors before all that, %u after", open, descriptors(pid));
+	live_check(live, open > 2 && descriptors(pid) == open, "P6 %u descriptors before all that, %u after", open,
+		   descriptors(pid));
 }
 
 /* --- kills ------------------------------------------------------------------------------------------ */
@@ -218,7 +222,8 @@ static void check_left_over(struct live *live, const struct step *step)
 		/* of a whole one its number of vCPUs is looked at, and is wrong */
 		snprintf(arguments, sizeof(arguments), "--vcpus 3 --restore %s", new_file);
 		int code = refusal(live, arguments, sentence, sizeof(sentence));
-		live_check(live, code == 1 && (strstr(sentence, "has 2 vCPUs") != NULL) == step->whole, "P6 killed at %s: what is left over is %s: %s",
+		live_check(live, code == 1 && (strstr(sentence, "has 2 vCPUs") != NULL) == step->whole,
+			   "P6 killed at %s: what is left over is %s: %s",
 			   step->point, step->whole ? "whole" : "refused", sentence);
 	} else {
 		live_check(live, access(new_file, F_OK) != 0, "P6 killed at %s: nothing is left over", step->point);
@@ -241,7 +246,8 @@ static void kill_saves(struct live *live, struct watch *watch, const struct harn
 		check_next(live, watch, options, steps[i].point, name); /* the one that is going to die */
 		if (watch_event_begin(watch))
 			return;
-		live_check(live, !save(watch) && nothing_is_left(watch), "P6 %s: no process is left: %s", name, watch->harness.error);
+		live_check(live, !save(watch) && nothing_is_left(watch), "P6 %s: no process is left: %s", name,
+			   watch->harness.error);
 		live_check(live, before && (fingerprint() != before) == steps[i].is_new, "P6 %s: the file is the %s one", name,
 			   steps[i].is_new ? "new" : "old");
 		check_left_over(live, &steps[i]);
@@ -264,9 +270,11 @@ static void kill_restores(struct live *live, struct watch *watch, const struct h
 		snprintf(name, sizeof(name), "%.8s killed at %.47s", options->mode, steps[i].point);
 		if (watch_event_begin(watch))
 			return;
-		live_check(live, !restores(watch, options, steps[i].point) && nothing_is_left(watch), "P6 %s: no process is left: %s", name,
+		live_check(live, !restores(watch, options, steps[i].point) && nothing_is_left(watch),
+			   "P6 %s: no process is left: %s", name,
 			   watch->harness.error);
-		live_check(live, fingerprint() == before && access(new_file, F_OK) != 0, "P6 %s: the file is as it was, and alone", name);
+		live_check(live, fingerprint() == before && access(new_file, F_OK) != 0,
+			   "P6 %s: the file is as it was, and alone", name);
 		check_next(live, watch, options, NULL, name);
 	}
 }
@@ -323,8 +331,8 @@ static int64_t ticks_in_ns(const struct pvclock_line *line, int64_t ticks)
 }
 
 /* A restore, asked about beforehand. */
-static bool restored_as_foreseen(struct live *live, struct watch *watch, const struct harness_options *options, struct foreseen *foreseen,
-				 int64_t *jump)
+static bool restored_as_foreseen(struct live *live, struct watch *watch, const struct harness_options *options,
+				 struct foreseen *foreseen, int64_t *jump)
 {
 	const char *policy = options->extra[1], *as = options->extra[3];
 	bool done;
@@ -444,17 +452,20 @@ static void edited(struct live *live, struct watch *watch, const struct harness_
 	from.payload = NULL;
 	from.extra[0] = "--restore";
 	from.extra[1] = file;
-	live_check(live, harness_replace(&watch->harness, &from) == 0 && harness_wait_readings(&watch->harness, 20, WATCH_READINGS_MS) == 0,
+	live_check(live, harness_replace(&watch->harness, &from) == 0 &&
+			   harness_wait_readings(&watch->harness, 20, WATCH_READINGS_MS) == 0,
 		   "P6 and restored: %s", watch->harness.error);
 	status = harness_command(&watch->harness, "status", WATCH_COMMAND_MS);
-	live_check(live, harness_number(json_object_get(status, "restored"), "counted_ns", -1) == 1000000, "P7 by the edited policy");
+	live_check(live, harness_number(json_object_get(status, "restored"), "counted_ns", -1) == 1000000,
+		   "P7 by the edited policy");
 	json_decref(status);
 
 	fd = open(file, O_RDWR | O_CLOEXEC);
 	if (!live_check(live, fd >= 0 && flip_last_bit(fd), "a bit of guest memory is flipped"))
 		return;
 	before = fingerprint();
-	live_check(live, !edit("policy.snapshot=freeze", sentence, sizeof(sentence)) && strstr(sentence, "damaged") && fingerprint() == before,
+	live_check(live, !edit("policy.snapshot=freeze", sentence, sizeof(sentence)) && strstr(sentence, "damaged") &&
+		   fingerprint() == before,
 		   "P6 a damaged snapshot is not edited: %s", sentence);
 	flip_last_bit(fd);
 	close(fd);

@@ -18,7 +18,8 @@
 #define EVENTS 1000u
 #define STEER_EVENTS 50u
 #define TOGETHER 25u /* updates and restores between two looks at the line */
-#define HANDOVER_S "15" /* a busy machine is slow, and slow is not what this is about */
+/* making a VM waits for the kernel in three calls (SRCU), each for up to 0.4 s on a busy machine: the guest runs meanwhile */
+#define HANDOVER_S "15"
 #define RING_MS 60000 /* for every vCPU's log to fill up */
 #define GROWTH_KIB 256 /* of a process's own memory: what malloc may hold more of, by chance */
 

@@ -52,7 +52,8 @@ bool record_file_write_all(int fd, const uint8_t *bytes, size_t size);
 /* How much of a snapshot is in front of guest memory; 0: it is none that we know. */
 size_t record_snapshot_head(const uint8_t *bytes, size_t size);
 /* With another record of the same length. */
-bool record_snapshot_write(const char *path, const struct record_file *file, const uint8_t *record, size_t length, struct sentence *why);
+bool record_snapshot_write(const char *path, const struct record_file *file, const uint8_t *record, size_t length,
+			   struct sentence *why);
 
 /* --- record_report.c, record_diff.c ------------------------------------------------------------ */
 

@@ -257,8 +257,8 @@ static bool write_within(const char *path, const struct record_file *file, const
 	if (record_snapshot_head(file->bytes, file->size) == 0)
 		return say(why, "The record is a part of this file, which has sums of its own; extract it with --output.");
 	if (content->size != file->length)
-		return say(why, "The record takes %zu bytes in this snapshot, and would take %zu; extract it with --output.", file->length,
-			   content->size);
+		return say(why, "The record takes %zu bytes in this snapshot, and would take %zu; extract it with --output.",
+			   file->length, content->size);
 	return record_snapshot_write(path, file, content->bytes, content->size, why);
 }
 

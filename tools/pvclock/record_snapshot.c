@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * record_snapshot.c - a snapshot of pvclock-vmm with another record in it: as vmm/snapshot.h and the head of vmm/wire.c lay it out, header,
- * extents, state and guest memory, with one sum over the state and one over all of it. Both are checked before they are made anew, and
- * nothing but the record and the sums changes.
+ * record_snapshot.c - a snapshot of pvclock-vmm with another record in it: as vmm/snapshot.h and the head of vmm/wire.c lay it
+ * out, header, extents, state and guest memory, with one sum over the state and one over all of it. Both are checked before they
+ * are made anew, and nothing but the record and the sums changes.
  */
 #define _GNU_SOURCE
 #include "record.h"
@@ -86,7 +86,8 @@ static bool check_head(struct rewrite *rewrite, const struct record_file *file, 
 	if (load(rewrite->head + 8, 4) != SNAPSHOT_VERSION || size < STATE_HEADER || memcmp(state, STATE_MAGIC, 8) != 0 ||
 	    load(state + 8, 4) != STATE_VERSION || load(state + 16, 8) != size || rewrite->head_size % 8 != 0)
 		return say(why, "It is a snapshot of another release of pvclock-vmm: edit it with that one's pvclock.");
-	if (file->at < rewrite->state + STATE_HEADER || load(state + STATE_SUM, 8) != sum(SUM_BEGIN, state + STATE_HEADER, size - STATE_HEADER))
+	if (file->at < rewrite->state + STATE_HEADER ||
+	    load(state + STATE_SUM, 8) != sum(SUM_BEGIN, state + STATE_HEADER, size - STATE_HEADER))
 		return say_damaged(why);
 	store_u64(rewrite->head + SNAPSHOT_SUM, 0);
 	rewrite->old_sum = sum(SUM_BEGIN, rewrite->head, rewrite->head_size);
@@ -149,7 +150,8 @@ static bool fill(int fd, void *from)
 	return pwrite(fd, bytes, 8, SNAPSHOT_SUM) == 8;
 }
 
-bool record_snapshot_write(const char *path, const struct record_file *file, const uint8_t *record, size_t length, struct sentence *why)
+bool record_snapshot_write(const char *path, const struct record_file *file, const uint8_t *record, size_t length,
+			   struct sentence *why)
 {
 	struct rewrite rewrite = { .old_fd = -1, .head_size = record_snapshot_head(file->bytes, file->size) };
 	bool fine;
