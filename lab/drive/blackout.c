@@ -53,23 +53,33 @@ struct between blackout_gained(const struct blackout *blackout)
 
 /* --- beforehand ---------------------------------------------------------------------------------- */
 
-/* The last event of its kind in a preload's log; a new reference, or NULL with a sentence. */
-static json_t *last_event(struct run *run, struct qemu *vm, const char *event)
+/* How often an event is in a preload's log, and the last one: a new reference, or NULL. */
+static unsigned int find_events(struct qemu *vm, const char *event, json_t **last)
 {
 	char *text = qemu_read(vm, vm->preload);
-	json_t *last = NULL;
+	unsigned int count = 0;
 
+	*last = NULL;
 	for (const char *line = text; line && *line; line += strcspn(line, "\n"), line += *line == '\n') {
 		json_t *entry = json_loadb(line, strcspn(line, "\n"), 0, NULL);
 
 		if (json_is_object(entry) && !strcmp(lab_text(entry, "event", ""), event)) {
-			json_decref(last);
-			last = json_incref(entry);
+			json_decref(*last);
+			*last = json_incref(entry);
+			count++;
 		}
 		json_decref(entry);
 	}
 	free(text);
-	if (!last)
+	return count;
+}
+
+/* The last one, or NULL with a sentence. */
+static json_t *last_event(struct run *run, struct qemu *vm, const char *event)
+{
+	json_t *last;
+
+	if (find_events(vm, event, &last) == 0)
 		lab_fail(run->lab, "%s's preload has not told of any \"%s\".", vm->name, event);
 	return last;
 }
@@ -203,4 +213,64 @@ int blackout_judge(struct run *run, struct qemu *to, struct foretold_limits limi
 	if (sentence[0])
 		return lab_fail(run->lab, "Preflight and what happened differ in %s", sentence);
 	return judge_guest(run, blackout, &limits);
+}
+
+/* --- any arrival ------------------------------------------------------------------------------------ */
+
+/* The host that a VM arrived on, described once; what it says of the time is of then, and not used. A new reference, or NULL. */
+static json_t *describe(struct run *run, bool on_peer, char path[LAB_PATH])
+{
+	const char *const words[] = { run->lab->pvclock, "preflight", "--print-destination", "--mode", run->who, NULL };
+	json_t *known;
+
+	snprintf(path, LAB_PATH, "%.300s/%s-%s.destination", run->lab->work, on_peer ? "peer" : "here", run->who);
+	known = json_load_file(path, 0, NULL);
+	return known ? known : ask_pvclock(run, on_peer, words, path);
+}
+
+/* What preflight says of the record by which a VM arrived. 0, or -1 with a sentence. */
+static int say_of(struct run *run, struct qemu *vm, const json_t *arrive, const char *as, struct foretold *said)
+{
+	char record[LAB_PATH], host[LAB_PATH];
+	const char *const ask[] = { run->lab->pvclock, "preflight", record, "--as", as, "--destination", host, "--json", NULL };
+	json_t *destination = describe(run, vm->peer != NULL, host), *plan;
+	const char *missing = NULL;
+	bool whole;
+
+	snprintf(record, sizeof(record), "%.400s/%016llx.pvclock", run->lab->logs, (unsigned long long)lab_number(arrive, "tsc", 0));
+	plan = destination ? ask_pvclock(run, false, ask, NULL) : NULL;
+	whole = plan && foretold_plan(plan, destination, said, &missing);
+	if (plan && !whole)
+		lab_fail(run->lab, "Preflight does not say %s.", missing);
+	json_decref(destination);
+	json_decref(plan);
+	return whole ? 0 : -1;
+}
+
+int blackout_check_arrival(struct run *run, struct qemu *vm, int64_t jump_ns)
+{
+	struct foretold said, happened;
+	const char *missing;
+	char sentence[256];
+	json_t *arrive;
+	unsigned int arrivals = find_events(vm, "arrive", &arrive);
+	bool first = vm->arrivals == 0 && vm->arrived, recorded = json_is_true(json_object_get(arrive, "recorded"));
+	int result = 0;
+
+	/* what counts time has another name by then, and is judged where it is about time */
+	if (arrivals > vm->arrivals && recorded && lab_number(arrive, "counted_ns", 0) == 0) {
+		if (!foretold_arrival(arrive, &happened, &missing))
+			result = lab_fail(run->lab, "The preload's log of the arrival does not say %s.", missing);
+		else
+			result = say_of(run, vm, arrive, first ? "migration" : "snapshot", &said);
+		happened.jump_ns = jump_ns;
+		if (result == 0)
+			foretold_judge_function(&said, &happened, strcmp(run->who, "own") ? 1 : 0, sentence);
+		if (result == 0 && sentence[0])
+			result = lab_fail(run->lab, "Preflight and what happened differ in %s", sentence);
+		run->foretold += result == 0;
+	}
+	vm->arrivals = arrivals;
+	json_decref(arrive);
+	return result;
 }

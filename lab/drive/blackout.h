@@ -35,6 +35,12 @@ int blackout_foretell(struct run *run, struct qemu *from, bool on_peer, struct b
  */
 int blackout_judge(struct run *run, struct qemu *to, struct foretold_limits limits, struct blackout *blackout);
 
+/*
+ * After any event: where a VM arrived in it, with its record, what preflight says of that record on this host is what happened to
+ * the function, of which the event's jump was measured. For the scenarios that are not about time. 0, or -1 with a sentence.
+ */
+int blackout_check_arrival(struct run *run, struct qemu *vm, int64_t jump_ns);
+
 /* How long it truly was, from the save to the arrival. */
 struct between blackout_stood(const struct run *run, const struct blackout *blackout);
 

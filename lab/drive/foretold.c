@@ -116,12 +116,12 @@ static int64_t magnitude(int64_t ns)
 	return ns < 0 ? -ns : ns;
 }
 
-static bool judge_function(const struct foretold *said, const struct foretold *happened, const struct foretold_limits *limits,
-			   char *sentence)
+void foretold_judge_function(const struct foretold *said, const struct foretold *happened, int64_t jump_ns, char sentence[256])
 {
+	*sentence = '\0';
 	if (strcmp(said->precision, happened->precision))
 		snprintf(sentence, 256, "precision: %s was said, and it is %s.", said->precision, happened->precision);
-	else if (magnitude(happened->jump_ns - said->jump_ns) > limits->jump_ns)
+	else if (magnitude(happened->jump_ns - said->jump_ns) > jump_ns)
 		snprintf(sentence, 256, "jump: %" PRId64 " ns were said, and it jumped by %" PRId64 ".", said->jump_ns, happened->jump_ns);
 	else if (fabs(said->rate_ppb - happened->rate_ppb) > PRINTED_PPB)
 		snprintf(sentence, 256, "rate: %+f ppb were said, and it changed by %+f.", said->rate_ppb, happened->rate_ppb);
@@ -129,7 +129,6 @@ static bool judge_function(const struct foretold *said, const struct foretold *h
 		snprintf(sentence, 256, "deadlines: %u were said to be armed, and %u are.", said->deadlines, happened->deadlines);
 	else if (strcmp(said->by, happened->by))
 		snprintf(sentence, 256, "timescale: by %s was said, and it was by %s.", said->by, happened->by);
-	return *sentence == '\0';
 }
 
 /* What a clock that counts shows after `since`, and one that is frozen. */
@@ -161,8 +160,8 @@ void foretold_judge(const struct foretold *said, const struct foretold *happened
 {
 	int64_t since;
 
-	*sentence = '\0';
-	if (!judge_function(said, happened, limits, sentence))
+	foretold_judge_function(said, happened, limits->jump_ns, sentence);
+	if (*sentence)
 		return;
 	since = foretold_ns(limits->host, said->host_tsc, happened->host_tsc);
 	if (since < 0)

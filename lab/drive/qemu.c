@@ -207,9 +207,9 @@ int qemu_start(struct qemu *vm, struct lab *lab, const char *scenario, const str
 		if (options->policy) {
 			add(&words, "--policy");
 			add(&words, "%s", options->policy);
-			add(&words, "--records");
-			add(&words, "%s", lab->logs);
 		}
+		add(&words, "--records");
+		add(&words, "%s", lab->logs);
 		add(&words, "--log");
 		add(&words, "%s", vm->preload);
 		add(&words, "--");

@@ -26,7 +26,7 @@ struct qemu_options {
 	const char *incoming;     /* where the state comes from, or NULL */
 	const char *append;       /* for the guest kernel's command line, or NULL */
 	const char *kernel;       /* a guest of ours instead of Linux (bare.h), or NULL */
-	const char *policy;       /* of the preload, which then keeps records beside the logs; NULL: its own, and none */
+	const char *policy;       /* of the preload; NULL: its own */
 	bool on_peer;
 	bool is_host;             /* the guest is a host itself: it gets the shares, and no probe answers */
 };
@@ -36,6 +36,7 @@ struct qemu {
 	struct peer *peer;        /* NULL: it runs here */
 	char name[24], who[8];
 	bool arrived;           /* its state came from another VM */
+	unsigned int arrivals;  /* in the preload's log, and held against preflight */
 	struct process process;   /* of the peer's, only the pid means something */
 	struct qmp qmp;
 	struct probe probe;

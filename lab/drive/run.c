@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "run.h"
 
+#include "blackout.h"
+
 #include "peer.h"
 
 #include <math.h>
@@ -126,6 +128,8 @@ static uint64_t switched_at(struct qemu *vm)
 int run_end(struct run *run, struct qemu *vm)
 {
 	uint64_t tick = switched_at(vm);
+	int64_t jumped = run->verdict.jump_sum;
+	unsigned int by_page = run->verdict.by_page;
 	char command[48];
 	json_t *reply;
 	bool known;
@@ -136,10 +140,12 @@ int run_end(struct run *run, struct qemu *vm)
 		return -1;
 	known = verdict_event(&run->verdict, reply);
 	json_decref(reply);
-	return known ? 0
-		     : lab_fail(run->lab,
-				"The guest cannot tell what event %u did: it has neither a page nor enough readings.",
+	if (!known)
+		return lab_fail(run->lab, "The guest cannot tell what event %u did: it has neither a page nor enough readings.",
 				run->number);
+	if (!strcmp(run->who, "stock") || run->verdict.by_page == by_page)
+		return 0;
+	return blackout_check_arrival(run, vm, run->verdict.jump_sum - jumped);
 }
 
 int run_stop_cont(struct run *run, struct qemu *vm, int ms)
@@ -316,6 +322,8 @@ static void take_extra(struct run *run)
 	if (verdict->events)
 		run_note(run, "judged_by", json_string(verdict->by_page == verdict->events ? "page" :
 						       verdict->by_page ? "page, measured" : "measured"));
+	if (run->foretold)
+		run_note(run, "foretold", json_integer(run->foretold));
 	run_note(run, "measured_ns_max", json_integer(verdict->measured_max));
 	run_note(run, "measured_bracket_ns", json_integer(verdict->bracket_max));
 	run_note(run, "contradicted", json_integer(verdict->contradicted));

@@ -25,6 +25,7 @@ struct run {
 	unsigned int number;        /* of the event under way */
 	bool tscs_differ;           /* the guest has made its vCPUs' TSCs differ: its clock may not be called stable */
 	bool unjudged;              /* nothing is promised of what comes: jumps are shown, not judged */
+	unsigned int foretold;      /* arrivals that preflight's word was held against */
 	struct verdict verdict;
 	struct qemu vm[RUN_VMS];
 	struct bare *bare;          /* the guest is one of ours; NULL: it is Linux */

@@ -190,11 +190,31 @@ static int refuse_slope(const struct pvclock_slope *host, struct pvclock_reason 
 	return -EINVAL;
 }
 
+static bool tscs_differ(const struct pvclock_record *record)
+{
+	for (uint32_t i = 1; i < record->vcpu_count; i++)
+		if (record->vcpus[i].tsc.offset != record->vcpus[0].tsc.offset)
+			return true;
+	return false;
+}
+
+/* Of what KVM's clock is none that can be aimed, where it is the kernel that publishes. NULL: it can. */
+static const char *not_aimed(const struct pvclock_record *record, const struct pvclock_destination *destination,
+			     const struct pvclock_plan *plan)
+{
+	if (!destination->kernel_publishes)
+		return NULL;
+	if (plan->tsc_khz && !destination->kernel_aims_scaled)
+		return "a guest's scaled TSC";
+	return destination->tsc_offsets && tscs_differ(record) ? "vCPUs whose TSCs differ" : NULL;
+}
+
 /* Which slope the clock can have here, per tick of the guest's TSC as it will run. */
 static int choose_slope(const struct pvclock_record *record, const struct pvclock_destination *destination,
 			struct pvclock_plan *plan, struct pvclock_slope *slope, struct pvclock_reason *reason)
 {
 	const struct pvclock_slope *host = destination->kernel_publishes ? &destination->kernel : &destination->host;
+	const char *what = not_aimed(record, destination, plan);
 	struct pvclock_line scaled;
 
 	if (host->mantissa == 0 && record->policy.fall_back) {
@@ -207,15 +227,14 @@ static int choose_slope(const struct pvclock_record *record, const struct pvcloc
 				   "(policy.fall_back).", destination->no_line.text);
 		return -ENOTSUP;
 	}
-	if (destination->kernel_publishes && plan->tsc_khz && !destination->kernel_aims_scaled) {
-		if (!record->policy.fall_back) {
-			pvclock_reason_set(reason, PVCLOCK_REASON_NO_LINE,
-					   "KVM's clock of a guest's scaled TSC (%u kHz) can be set but not aimed: take own mode, or "
-					   "let the clock go on by its value (policy.fall_back).", plan->tsc_khz);
-			return -ENOTSUP;
-		}
-		plan->precision = PVCLOCK_LEGACY;
+	if (what && !record->policy.fall_back) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_NO_LINE,
+				   "KVM's clock of %s can be set but not aimed: take own mode, or let the clock go on by its value "
+				   "(policy.fall_back).", what);
+		return -ENOTSUP;
 	}
+	if (what)
+		plan->precision = PVCLOCK_LEGACY;
 	/* KVM makes the page of a scaled TSC from its kHz */
 	if (destination->kernel_publishes && plan->tsc_khz && pvclock_line_make_kvm(&scaled, 0, 0, plan->tsc_khz) &&
 	    pvclock_slope_from_line(&scaled, slope))

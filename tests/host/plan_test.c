@@ -456,6 +456,22 @@ static void the_kernel_publishes(void **state)
 	made.here.frac_bits = 0;
 	assert_true(pvclock_slope_from_line(&made.record.line, &made.here.kernel));
 	assert_int_equal(planned(&made, PVCLOCK_BLACKOUT_SNAPSHOT).precision, PVCLOCK_EXACT);
+	/* KVM keeps no clock as a function where TSCs differ; one that ignores offsets has none that do */
+	made.record.vcpu_count = 2;
+	made.vcpus[1] = made.vcpus[0];
+	made.vcpus[1].index = 1;
+	assert_int_equal(planned(&made, PVCLOCK_BLACKOUT_SNAPSHOT).precision, PVCLOCK_EXACT);
+	made.vcpus[1].tsc.offset++;
+	assert_int_equal(pvclock_plan_make(&made.record, &made.here, PVCLOCK_BLACKOUT_SNAPSHOT, &plan, &reason), -ENOTSUP);
+	assert_non_null(strstr(reason.text, "vCPUs whose TSCs differ"));
+	made.record.policy.fall_back = true;
+	assert_int_equal(planned(&made, PVCLOCK_BLACKOUT_SNAPSHOT).precision, PVCLOCK_LEGACY);
+	made.here.tsc_offsets = false;
+	assert_int_equal(planned(&made, PVCLOCK_BLACKOUT_SNAPSHOT).precision, PVCLOCK_EXACT);
+	made.here.tsc_offsets = true;
+	made.here.kernel_publishes = false; /* own mode */
+	made.here.host = made.record.host;
+	assert_int_equal(planned(&made, PVCLOCK_BLACKOUT_SNAPSHOT).precision, PVCLOCK_EXACT);
 }
 
 /* A host that ignores offsets: the guest's counter is the host's, and only by chance what it was. */

@@ -408,9 +408,9 @@ static int set_up(void **state)
 	script = fopen(path_of("pvclock"), "w");
 	if (!script)
 		return -1;
-	fputs("#!/bin/sh\n[ \"$1 $2 $4 $6\" = \"run --mode --log --\" ] || exit 9\n"
-	      "echo \"{\\\"event\\\":\\\"attach\\\",\\\"mode\\\":\\\"$3\\\",\\\"reason\\\":\\\"\\\"}\" >>\"$5\"\nshift "
-	      "6\nexec \"$@\"\n",
+	fputs("#!/bin/sh\n[ \"$1 $2 $4 $6 $8\" = \"run --mode --records --log --\" ] || exit 9\n"
+	      "echo \"{\\\"event\\\":\\\"attach\\\",\\\"mode\\\":\\\"$3\\\",\\\"reason\\\":\\\"\\\"}\" >>\"$7\"\nshift "
+	      "8\nexec \"$@\"\n",
 	      script);
 	fclose(script);
 	/* QEMU's own tool for disks, which need not be installed: "create -q -f qcow2 FILE SIZE" */

@@ -282,7 +282,7 @@ static void a_wild_record_is_planned_alike(void **state)
 
 	(void)state;
 	seed_random(20);
-	for (unsigned int i = 0; i < 60; i++) {
+	for (unsigned int i = 0; i < 75; i++) {
 		struct pvclock_destination destination;
 		struct pvclock_record record;
 		struct pvclock_plan plan;
