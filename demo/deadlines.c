@@ -45,6 +45,7 @@ static void take_one(struct deadlines *deadlines, unsigned int vcpu, const struc
 		deadlines->first[deadlines->early] = (struct deadline_early){
 			.vcpu = vcpu, .across = across, .ns = asked->ns - entry->ns, .ticks = (int64_t)(entry->tsc - asked->tsc) };
 	deadlines->early++;
+	deadlines->early_across += across;
 }
 
 void deadlines_take(struct deadlines *deadlines, unsigned int vcpu, const struct vmm_ring_entry *entries, size_t count)
@@ -66,7 +67,7 @@ void deadlines_take(struct deadlines *deadlines, unsigned int vcpu, const struct
 
 void deadlines_begin(struct deadlines *deadlines)
 {
-	deadlines->taken = deadlines->early = deadlines->across = deadlines->unpaired = 0;
+	deadlines->taken = deadlines->early = deadlines->early_across = deadlines->across = deadlines->unpaired = 0;
 	deadlines->quiet.count = deadlines->disturbed.count = 0;
 }
 

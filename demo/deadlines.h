@@ -32,7 +32,7 @@ struct deadlines {
 		uint64_t taken;
 	} vcpu[VMM_VCPUS_MAX];
 	uint64_t taken, early, unpaired;
-	uint64_t across; /* the line changed in between */
+	uint64_t across, early_across; /* the line changed in between */
 	struct lateness quiet, disturbed;
 	struct deadline_early first[DEADLINES_EARLY_MAX]; /* the first ones that were early */
 };

@@ -127,8 +127,6 @@ void foretold_judge_function(const struct foretold *said, const struct foretold 
 		snprintf(sentence, 256, "rate: %+f ppb were said, and it changed by %+f.", said->rate_ppb, happened->rate_ppb);
 	else if (said->deadlines != happened->deadlines)
 		snprintf(sentence, 256, "deadlines: %u were said to be armed, and %u are.", said->deadlines, happened->deadlines);
-	else if (strcmp(said->by, happened->by))
-		snprintf(sentence, 256, "timescale: by %s was said, and it was by %s.", said->by, happened->by);
 }
 
 /* What a clock that counts shows after `since`, and one that is frozen. */
@@ -138,7 +136,9 @@ static void judge_time(const struct foretold *said, const struct foretold *happe
 	int64_t measured = said->measured_ns + since, counted = said->advances && measured > 0 ? measured : 0;
 	int64_t grown = happened->bound_ns - said->bound_ns, most = GROWTH_NS * (since / SECOND_NS + 1) + apart;
 
-	if (magnitude(happened->measured_ns - measured) > apart)
+	if (strcmp(said->by, happened->by))
+		snprintf(sentence, 256, "timescale: by %s was said, and it was by %s.", said->by, happened->by);
+	else if (magnitude(happened->measured_ns - measured) > apart)
 		snprintf(sentence, 256, "elapsed: %" PRId64 " ns were said, %" PRId64 " ns before, and it is %" PRId64
 			 ", not within %" PRId64 ".", said->measured_ns, since, happened->measured_ns, apart);
 	else if (magnitude(happened->counted_ns - counted) > (counted ? apart : 0))

@@ -171,7 +171,7 @@ static void print_extra(const struct row *row)
 	if (across)
 		printf("; %lld deadlines, %lld of them across an event: %lld early, late by %.1f ms in the median",
 		       (long long)lab_number(row->extra, "deadlines", 0), (long long)lab_number(row->extra, "deadlines_across", 0),
-		       (long long)lab_number(row->extra, "deadlines_early", 0), (double)lab_number(across, "median", 0) / 1000);
+		       (long long)lab_number(row->extra, "deadlines_early_across", 0), (double)lab_number(across, "median", 0) / 1000);
 	else
 		printf("; vDSO %lld ticks, syscall %lld", (long long)lab_number(row->extra, "vdso_ticks", 0),
 		       (long long)lab_number(row->extra, "syscall_ticks", 0));
