@@ -133,8 +133,8 @@ int play_two_hosts(struct run *run)
 	pid_t pid = 0;
 
 	run->drift_taken = true; /* linux-migrate-new-rate is about rates */
-	if (!run->here->known || !run->there->known)
-		return lab_fail(run->lab, "The hosts' rates are not known: %s%s", run->here->reason, run->there->reason);
+	if (blackout_know_host(run, false) || blackout_know_host(run, true))
+		return -1;
 	snprintf(log, sizeof(log), "%.400s/%s-%s.chronyd", run->lab->logs, run->scenario, run->who);
 	if (process_start(run->lab, &daemon, (char *const *)(uintptr_t)server, log))
 		return -1;
