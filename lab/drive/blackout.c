@@ -56,8 +56,9 @@ int blackout_know_host(struct run *run, bool peer)
 		host_from_json(host, answer);
 		json_decref(answer);
 	}
-	return host->known ? 0 : lab_fail(run->lab, "%s rate is not known, and so is no time on it: %s", peer ? "The peer's" : "This host's",
-					  host->reason);
+	if (host->known)
+		return 0;
+	return lab_fail(run->lab, "%s rate is not known, and so is no time on it: %s", peer ? "The peer's" : "This host's", host->reason);
 }
 
 int blackout_begin(struct run *run, struct qemu *from, struct blackout *blackout)
