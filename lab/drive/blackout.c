@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "blackout.h"
 
+#include "peer.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #define QUESTIONS 3 /* the narrowest answers count */
+#define LEARN_MS 60000
 #define SINCE_BOOT_PPM 1 /* what two clocks of one TSC may part by, from one question to the next */
 
 static int64_t raw_ns(void)
@@ -37,6 +40,25 @@ static int ask_ahead(struct qemu *vm, struct between *ahead)
 			ahead->most = uptime - asked;
 	}
 	return 0;
+}
+
+int blackout_know_host(struct run *run, bool peer)
+{
+	struct host *host = peer ? run->there : run->here;
+	json_t *answer;
+
+	if (!host->known && !peer)
+		host_learn(host, true);
+	if (!host->known && peer) {
+		answer = peer_ask(run->lab->peer, json_pack("{s:b}", "host", 1), LEARN_MS);
+		if (!answer)
+			return -1;
+		host_from_json(host, answer);
+		json_decref(answer);
+	}
+	if (host->known)
+		return 0;
+	return lab_fail(run->lab, "%s rate is not known, and so is no time on it: %s", peer ? "The peer's" : "This host's", host->reason);
 }
 
 int blackout_begin(struct run *run, struct qemu *from, struct blackout *blackout)

@@ -25,6 +25,8 @@ struct blackout {
 	unsigned int by_page;
 };
 
+/* All of it needs a host's rate: of this one, or the peer. A busy machine may need a second look. */
+int blackout_know_host(struct run *run, bool peer);
 /* The guest that is about to be stopped. */
 int blackout_begin(struct run *run, struct qemu *from, struct blackout *blackout);
 /* It has ended, and its record is kept: what this host, or the peer, would make of it now. */

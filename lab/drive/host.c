@@ -33,7 +33,7 @@ void host_learn(struct host *host, bool slope)
 	struct utsname machine;
 	FILE *file;
 
-	if (host->asked)
+	if (host->asked && (host->known || !slope))
 		return;
 	memset(host, 0, sizeof(*host));
 	host->asked = true;

@@ -15,7 +15,7 @@ struct host {
 	char reason[256];             /* why it is not known */
 };
 
-/* Of this host, once. The slope takes about a second, at most 20. */
+/* Of this host, once; the slope once more where it was not found. It takes about a second, at most 20. */
 void host_learn(struct host *host, bool slope);
 
 json_t *host_json(const struct host *host);

@@ -24,9 +24,9 @@
 
 static const struct host_clock reference = { .tai = TAI_S, .error_us = REFERENCE_US };
 
-static const char *const server[] = { "chronyd", "-d", "-u", "root", "local stratum 8", "allow 10.0.0.0/24", "maxslewrate 500", NULL };
-static const char *const client[] = { "chronyd", "-d", "-u", "root", "server 10.0.0.1 iburst minpoll 0 maxpoll 0", "makestep 0.001 3",
-				      "maxslewrate 500", "rtcsync", "leapsectz right/UTC", NULL };
+static const char *const server[] = { "chronyd", "-d", "-u", "root", "local stratum 8", "allow 10.0.0.0/24", NULL };
+static const char *const client[] = { "chronyd", "-d", "-u", "root", "server 10.0.0.1 iburst minpoll 0 maxpoll 0",
+				      "makestep 0.001 3", "maxslewrate 500", "rtcsync", "leapsectz right/UTC", NULL };
 static const char *const wait_for_client[] = { "chronyc", "waitsync", "40", "0.001", "0", "1", NULL };
 static const char *const ask_client[] = { "chronyc", "-c", "tracking", NULL };
 
@@ -133,8 +133,8 @@ int play_two_hosts(struct run *run)
 	pid_t pid = 0;
 
 	run->drift_taken = true; /* linux-migrate-new-rate is about rates */
-	if (!run->here->known || !run->there->known)
-		return lab_fail(run->lab, "The hosts' rates are not known: %s%s", run->here->reason, run->there->reason);
+	if (blackout_know_host(run, false) || blackout_know_host(run, true))
+		return -1;
 	snprintf(log, sizeof(log), "%.400s/%s-%s.chronyd", run->lab->logs, run->scenario, run->who);
 	if (process_start(run->lab, &daemon, (char *const *)(uintptr_t)server, log))
 		return -1;

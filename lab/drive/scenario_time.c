@@ -133,9 +133,7 @@ static int play(struct run *run, const char *policy, const struct disturbance *d
 	int result = 0;
 
 	run_note(run, "hops", hops);
-	if (!run->here->known)
-		return lab_fail(run->lab, "This host's rate is not known, and so is no time on it: %s", run->here->reason);
-	if (run_boot(run, &run->vm[0], &guest))
+	if (blackout_know_host(run, false) || run_boot(run, &run->vm[0], &guest))
 		return -1;
 	for (unsigned int i = 0; i < count && result == 0; i++)
 		result = through_time(run, i, guest, &disturbances[i], hops);
