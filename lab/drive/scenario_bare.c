@@ -54,8 +54,8 @@ static json_t *early_ones(const struct deadlines *deadlines)
 
 /*
  * None missed, and across an event never early; how late is told beside those that nothing came between. What is not promised is measured:
- * stock, and where nothing happened. There it is KVM alone that fires: it reads its clock and then the TSC, and a host that is kept waiting in
- * between, as an emulated one may be, has its timer early by that much.
+ * stock, and where nothing happened. There it is KVM alone that fires: it reads its clock and then the TSC (start_sw_tscdeadline), and a host
+ * that is kept waiting in between, as an emulated one may be, has its timer early by that much.
  */
 static int judge(struct run *run)
 {
