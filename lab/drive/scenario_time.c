@@ -16,6 +16,7 @@
 #define USUAL_US 1000  /* what a well kept clock says of itself */
 #define STEADY_PPM 1   /* CLOCK_REALTIME that nobody adjusts, against CLOCK_MONOTONIC_RAW: both are the TSC, rounded */
 #define LEAP_NS 1000000000
+#define STOCK_HOPS 2   /* KVM alone looks at no clock, so more of them would show the same */
 
 /* What the guest finds when it goes on, against when it stopped; its host's clock was right until then, and TAI known. */
 struct disturbance {
