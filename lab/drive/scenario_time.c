@@ -133,6 +133,8 @@ static int play(struct run *run, const char *policy, const struct disturbance *d
 	json_t *hops = json_array();
 	int result = 0;
 
+	if (!strcmp(run->who, "stock") && count > STOCK_HOPS)
+		count = STOCK_HOPS;
 	run_note(run, "hops", hops);
 	if (blackout_know_host(run, false) || run_boot(run, &run->vm[0], &guest))
 		return -1;
