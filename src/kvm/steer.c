@@ -17,7 +17,7 @@
 
 #include <errno.h>
 
-#define TRIES_MAX 4096u /* about 10 ms; a busy hyperthread spreads the latency, and giving up leaves tens of ns */
+#define TRIES_MAX 16384u /* about 40 ms; a busy hyperthread spreads the latency, and giving up leaves tens of ns */
 #define READBACKS 6
 #define SETS_MAX 64 /* by KVM_SET_CLOCK_GUEST; two of three ticks do */
 #define LATENCIES 3  /* the median of the last ones predicts the next */

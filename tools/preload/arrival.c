@@ -4,6 +4,7 @@
  * in it, their registrations and their counters: the clock, whole. No vCPU runs yet.
  */
 #include "preload.h"
+#include "rate_ppb.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -11,7 +12,6 @@
 #include <string.h>
 
 #define SNAP_NS 1000000000ull /* counters saved one after another differ by what that took; KVM itself allows 1 s */
-#define PPB_UNITS 18446744073.709551616 /* 2^-64 parts in a ppb */
 
 /* The line that the guest's own page holds for a vCPU. */
 static bool read_line(const struct vcpu *vcpu, struct pvclock_line *line)
@@ -117,6 +117,14 @@ static void count_deadlines(const struct pvclock_arrival *arrival, unsigned int 
 	}
 }
 
+/* By how much the clock's rate changed against the page's that it came with. */
+static double rate_change(const struct vcpu *first, const struct pvclock_line *was, const struct pvclock_arrived *arrived)
+{
+	struct pvclock_line is;
+
+	return arrived->line_used && pvclock_vcpu_get_line(first->clock, &is) == 0 ? line_rate_ppb(&is, was) : 0;
+}
+
 int vm_arrive(struct vm *vm)
 {
 	struct pvclock_arrival_tsc *tscs = calloc(vm->vcpu_count, sizeof(*tscs));
@@ -174,7 +182,7 @@ int vm_arrive(struct vm *vm)
 		     "\"deadlines\":%u,\"deadlines_past\":%u,\"recorded\":%s,\"host_tsc\":%llu,\"bracket_ns\":%u,"
 		     "\"elapsed_ns\":%lld,\"by\":\"%s\",\"bound_ns\":%lld,\"counted_ns\":%llu",
 		     error, (unsigned long long)tscs[0].tsc, arrived.exact ? "true" : "false", arrived.line_used ? "true" : "false",
-		     (double)arrived.rate_difference / PPB_UNITS, (long long)arrived.apart_ns, arrival.tsc_count, what_was_lost(&arrived),
+		     rate_change(first, &arrival.line, &arrived), (long long)arrived.apart_ns, arrival.tsc_count, what_was_lost(&arrived),
 		     armed, past, recorded ? "true" : "false", (unsigned long long)now.at.ticks, now.bracket_ns,
 		     (long long)plan.elapsed.measured_ns, recorded ? pvclock_timescale_name(plan.elapsed.by) : "",
 		     (long long)plan.elapsed.bound_ns, (unsigned long long)plan.counted_ns);

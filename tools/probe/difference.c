@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "difference.h"
-
-#include <math.h>
+#include "rate_ppb.h"
 
 __extension__ typedef __int128 wide;
 
@@ -69,16 +68,6 @@ static void compare_sampled(const struct pvclock_line *old, const struct pvclock
 			difference->high = apart;
 		step = step * 6364136223846793005u + 1442695040888963407u;
 	}
-}
-
-static double rate_ppb(const struct pvclock_slope *new, const struct pvclock_slope *old)
-{
-	int64_t units = pvclock_slope_difference(new, old);
-
-	if (units != INT64_MAX && units != INT64_MIN && units != -INT64_MAX)
-		return (double)units / 18446744073.709551616;
-	/* beyond +-0.5 that is saturated, and a double is precise enough */
-	return (ldexp((double)new->mantissa / (double)old->mantissa, new->exponent - old->exponent) - 1) * 1e9;
 }
 
 struct difference line_difference(const struct pvclock_line *old, const struct pvclock_line *new, const uint64_t *at)

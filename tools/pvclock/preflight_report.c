@@ -2,6 +2,7 @@
 /* preflight_report.c - what a host would make of a record, for people and for programs. */
 #define _GNU_SOURCE
 #include "preflight.h"
+#include "rate_ppb.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -20,6 +21,17 @@ static int64_t jump_ticks(const struct preflight *preflight)
 	if (plan->tsc_kept)
 		return 0;
 	return (int64_t)(pvclock_tsc_to_guest(&plan->ratio, preflight->destination.time.at).ticks - plan->at.tsc);
+}
+
+/* The guest's TSC against before, in ticks per ns: the inverse of what slopes are. */
+static double tsc_rate_ppb(const struct preflight *preflight)
+{
+	struct pvclock_slope was, is;
+
+	if (!pvclock_slope_to_guest(&preflight->record->host, &preflight->record->vcpus[0].tsc, &was) ||
+	    !pvclock_slope_to_guest(&preflight->destination.host, &preflight->plan.ratio, &is))
+		return 0;
+	return rate_ppb(&was, &is);
 }
 
 static const char *mode_name(const struct preflight *preflight)
@@ -82,7 +94,7 @@ static void print_clock(const struct preflight *preflight)
 	else
 		print_item("", "jump: %" PRId64 " ns%s", jump_ns(plan), preflight->destination.kernel_publishes ?
 			   ", and up to 1 ns as the kernel's clock is aimed" : "");
-	print_item("", "rate: %s%+.6f ppb per guest tick", plan->at.exact ? "unchanged, " : "", to_ppb(plan->at.rate_difference));
+	print_item("", "rate: %s%+.6f ppb per guest tick", plan->at.exact ? "unchanged, " : "", line_rate_ppb(&plan->at.line, &plan->at.old));
 }
 
 static void print_guest_tsc(const struct preflight *preflight)
@@ -93,7 +105,7 @@ static void print_guest_tsc(const struct preflight *preflight)
 	if (plan->ratio.frac_bits)
 		snprintf(scaled, sizeof(scaled), "scaled to %" PRIu32 " kHz (x %" PRIu64 " / 2^%u)", plan->tsc_khz, plan->ratio.ratio,
 			 plan->ratio.frac_bits);
-	print_item("TSC", "%s, %+.6f ppb against before", scaled, to_ppb(plan->tsc_rate_difference));
+	print_item("TSC", "%s, %+.6f ppb against before", scaled, tsc_rate_ppb(preflight));
 	print_item("", "%" PRIu64 " at the switch, after counting %" PRIu64 " ticks", plan->at.tsc, plan->counted_ticks);
 	if (plan->tsc_kept)
 		print_item("", "its offset is kept");
@@ -175,7 +187,7 @@ static json_t *clock_to_json(const struct pvclock_plan *plan)
 		set_signed(json, "jump_ns", jump_ns(plan));
 	set_flag(json, "exact", plan->at.exact);
 	set_signed(json, "rate_difference", plan->at.rate_difference);
-	set_real(json, "rate_ppb", to_ppb(plan->at.rate_difference));
+	set_real(json, "rate_ppb", line_rate_ppb(&plan->at.line, &plan->at.old));
 	json_object_set_new(json, "old", line_to_json(&plan->at.old));
 	json_object_set_new(json, "line", line_to_json(&plan->at.line));
 	return json;
@@ -191,7 +203,7 @@ static json_t *tsc_to_json(const struct preflight *preflight)
 	set_flag(json, "kept", plan->tsc_kept);
 	set_signed(json, "jump_ticks", jump_ticks(preflight));
 	set_signed(json, "rate_difference", plan->tsc_rate_difference);
-	set_real(json, "rate_ppb", to_ppb(plan->tsc_rate_difference));
+	set_real(json, "rate_ppb", tsc_rate_ppb(preflight));
 	set_wide(json, "ratio", plan->ratio.ratio);
 	set_number(json, "frac_bits", plan->ratio.frac_bits);
 	set_number(json, "khz", plan->tsc_khz);
