@@ -11,7 +11,8 @@
 
 #define SECOND_NS 1000000000
 #define GROWTH_NS 500000    /* of a kernel's maxerror, at the end of each second */
-#define PRINTED_PPB 0.000002 /* both are told to a millionth */
+#define PRINTED_PPB 0.000002 /* both are told to a millionth ... */
+#define PRINTED_PART 1e-9    /* ... or in ten digits */
 
 /* --- reading ------------------------------------------------------------------------------------- */
 
@@ -123,7 +124,7 @@ void foretold_judge_function(const struct foretold *said, const struct foretold 
 		snprintf(sentence, 256, "precision: %s was said, and it is %s.", said->precision, happened->precision);
 	else if (magnitude(happened->jump_ns - said->jump_ns) > jump_ns)
 		snprintf(sentence, 256, "jump: %" PRId64 " ns were said, and it jumped by %" PRId64 ".", said->jump_ns, happened->jump_ns);
-	else if (fabs(said->rate_ppb - happened->rate_ppb) > PRINTED_PPB)
+	else if (fabs(said->rate_ppb - happened->rate_ppb) > PRINTED_PPB + fabs(happened->rate_ppb) * PRINTED_PART)
 		snprintf(sentence, 256, "rate: %+f ppb were said, and it changed by %+f.", said->rate_ppb, happened->rate_ppb);
 	else if (said->deadlines != happened->deadlines)
 		snprintf(sentence, 256, "deadlines: %u were said to be armed, and %u are.", said->deadlines, happened->deadlines);
