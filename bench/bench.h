@@ -47,6 +47,7 @@ static inline double bench_ticks(void)
 
 /* One file each; main.c has the table. */
 void bench_read(struct bench *bench);
+void bench_guard(struct bench *bench);
 void bench_publish(struct bench *bench);
 void bench_steer(struct bench *bench);
 void bench_restore(struct bench *bench);

@@ -22,7 +22,7 @@
 
 #define EXITS 500 /* a turn */
 #define TURNS 801
-#define LIMIT 1.02
+#define LIMIT 1.03 /* a hundredth of it is the question whether the host has slept */
 #define NAME "preload_io_exit_per_plain"
 #define MEMORY_SIZE 0x10000u
 #define CODE_GPA 0x1000u

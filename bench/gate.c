@@ -10,7 +10,7 @@
 #define CALLS 20000
 #define RUNS 201
 #define FD 100
-#define LIMIT 1.0
+#define LIMIT 2.2 /* one of them is whether the host has slept */
 
 _Thread_local unsigned int passing;
 
@@ -26,9 +26,30 @@ void vm_go_on(struct vm *vm)
 	(void)vm;
 }
 
+void vm_pause(struct vm *vm)
+{
+	(void)vm;
+}
+
 void say(const char *format, ...)
 {
 	(void)format;
+}
+
+/* What KVM answers to a VM that attaches, and how it is entered. */
+static int agree(void *ctx, int fd, unsigned long request, void *arg)
+{
+	(void)ctx;
+	(void)fd;
+	(void)request;
+	(void)arg;
+	return 1;
+}
+
+static int enter(void *ctx, int vcpu_fd, bool (*may)(void *arg), void *arg)
+{
+	(void)ctx;
+	return may(arg) ? vcpu_fd < 0 : -1;
 }
 
 static double tsc(void)
@@ -62,11 +83,18 @@ void bench_gate(struct bench *bench)
 	static struct kvm_run run = { .exit_reason = KVM_EXIT_IO };
 	struct vm vm = { .lock = PTHREAD_MUTEX_INITIALIZER };
 	struct vcpu vcpu = { .object = { OBJECT_VCPU, FD, 0 }, .vm = &vm, .run = &run };
+	struct pvclock_os_ops ops = *pvclock_os_linux()->ops;
+	struct pvclock_os os = { .ops = &ops };
+	struct pvclock_kvm_config config = { .os = &os, .mode = PVCLOCK_MODE_STEER };
 	double tsc_median, gate_median;
 
-	/* neither is looked into by an exit that is not the clock's */
-	vm.kvm = (struct pvclock_kvm *)&vm;
-	vcpu.clock = (struct pvclock_vcpu *)&vcpu;
+	ops.ioctl = agree;
+	ops.enter = enter;
+	vcpu.clock = (struct pvclock_vcpu *)&vcpu; /* not looked into by an exit that is not the clock's */
+	if (pvclock_vm_create(&os, &vm.clock) || (config.vm = vm.clock, pvclock_kvm_attach(&config, &vm.kvm, NULL))) {
+		bench_skip(bench, "preload_gate_per_ordered_tsc", LIMIT, "no memory");
+		return;
+	}
 	if (!object_add(&vcpu.object)) {
 		bench_skip(bench, "preload_gate_per_ordered_tsc", LIMIT, "no memory");
 		return;
@@ -79,4 +107,6 @@ void bench_gate(struct bench *bench)
 	gate_median = bench_median(gate_samples, RUNS);
 	bench_figure(bench, "preload_gate_per_ordered_tsc", gate_median / tsc_median, LIMIT, "%.1f to %.1f ticks", gate_median, tsc_median);
 	object_remove(FD);
+	pvclock_kvm_detach(vm.kvm);
+	pvclock_vm_destroy(vm.clock);
 }

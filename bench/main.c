@@ -114,6 +114,7 @@ static const struct {
 	const char *help;
 } benches[] = {
 	{ "read", bench_read, "a guest's clock read against an ordered TSC read and the host's vDSO" },
+	{ "guard", bench_guard, "the guard of pages that are not stable, on 1 to N CPUs, against Linux's" },
 	{ "deadline", bench_first_tick, "the first tick of a time, by reciprocal and by division" },
 	{ "publish", bench_publish, "publishing to 16 and to 4096 vCPUs" },
 	{ "steer", bench_steer, "aiming the kernel's clock after a pause, on a real KVM" },

@@ -195,7 +195,7 @@ static bool hand_over(struct side *from, struct side *to, uint8_t *bytes, size_t
 
 static bool measure(int kvm_fd, unsigned int count, double *median)
 {
-	size_t size = 4096 + (size_t)count * 64;
+	size_t size = 4096 + (size_t)count * 256;
 	uint8_t *bytes = malloc(size);
 	struct pvclock_slope host;
 	double us[RUNS];

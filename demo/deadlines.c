@@ -29,6 +29,18 @@ uint64_t lateness_quantile(struct lateness *late, unsigned int percent)
 	return late->ns[(late->count - 1) * percent / 100];
 }
 
+static void count_early(struct deadlines *deadlines, unsigned int vcpu, const struct vmm_ring_entry *entry)
+{
+	const struct vmm_ring_entry *asked = &deadlines->vcpu[vcpu].asked;
+	bool across = entry->version != asked->version;
+
+	if (deadlines->early < DEADLINES_EARLY_MAX)
+		deadlines->first[deadlines->early] = (struct deadline_early){
+			.vcpu = vcpu, .across = across, .ns = asked->ns - entry->ns, .ticks = asked->tsc ? (int64_t)(entry->tsc - asked->tsc) : 0 };
+	deadlines->early++;
+	deadlines->early_across += across;
+}
+
 static void take_one(struct deadlines *deadlines, unsigned int vcpu, const struct vmm_ring_entry *entry)
 {
 	const struct vmm_ring_entry *asked = &deadlines->vcpu[vcpu].asked;
@@ -37,15 +49,10 @@ static void take_one(struct deadlines *deadlines, unsigned int vcpu, const struc
 	deadlines->taken++;
 	deadlines->vcpu[vcpu].taken++;
 	deadlines->across += across;
-	if (entry->ns >= asked->ns) {
+	if (entry->ns < asked->ns)
+		count_early(deadlines, vcpu, entry);
+	else
 		add(across ? &deadlines->disturbed : &deadlines->quiet, entry->ns - asked->ns);
-		return;
-	}
-	if (deadlines->early < DEADLINES_EARLY_MAX)
-		deadlines->first[deadlines->early] = (struct deadline_early){
-			.vcpu = vcpu, .across = across, .ns = asked->ns - entry->ns, .ticks = (int64_t)(entry->tsc - asked->tsc) };
-	deadlines->early++;
-	deadlines->early_across += across;
 }
 
 void deadlines_take(struct deadlines *deadlines, unsigned int vcpu, const struct vmm_ring_entry *entries, size_t count)
@@ -53,6 +60,10 @@ void deadlines_take(struct deadlines *deadlines, unsigned int vcpu, const struct
 	for (size_t i = 0; i < count; i++) {
 		bool asks = entries[i].result == VMM_DEADLINE_ASKED;
 
+		if (entries[i].result == VMM_DEADLINE_EARLY && deadlines->vcpu[vcpu].armed) {
+			count_early(deadlines, vcpu, &entries[i]);
+			continue;
+		}
 		if (deadlines->vcpu[vcpu].armed == asks) {
 			deadlines->unpaired++;
 			continue;

@@ -22,7 +22,7 @@ struct deadline_early {
 	unsigned int vcpu;
 	bool across;
 	uint64_t ns;    /* by so much */
-	int64_t ticks;  /* the tick of the reading, from the one that was armed */
+	int64_t ticks;  /* the tick of the reading, from the one that was armed; 0: the host keeps the time */
 };
 
 struct deadlines {

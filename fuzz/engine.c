@@ -5,9 +5,11 @@
  */
 #include "input.h"
 
+#include <pvclock/interface.h>
 #include <pvclock/vm.h>
 
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,12 +43,42 @@ static int gettime(void *ctx, clockid_t clock, struct timespec *ts)
 	return 0;
 }
 
+/* A thread that waits, and another at each step. */
+static ssize_t read_schedstat(void *ctx, const char *path, char *text, size_t size)
+{
+	(void)path;
+	return snprintf(text, size, "1 %llu 1\n", (unsigned long long)(*(uint64_t *)ctx * 0x9e3779b97f4a7c15));
+}
+
+/* Whatever the guest has armed on whatever line: due is what its own clock has reached; else the wait leads there. */
+static void fire(struct pvclock_vcpu *vcpu, struct pvclock_host_tsc now)
+{
+	struct pvclock_tsc_transform transform;
+	struct pvclock_deadline deadline;
+	uint64_t armed = 0, control = 0;
+	struct pvclock_line line;
+	bool due, known;
+
+	pvclock_vcpu_read_msr(vcpu, PVCLOCK_MSR_DEADLINE, &armed);
+	pvclock_vcpu_read_msr(vcpu, PVCLOCK_MSR_DEADLINE_CONTROL, &control);
+	pvclock_vcpu_get_tsc(vcpu, &transform);
+	known = pvclock_vcpu_get_line(vcpu, &line) == 0;
+	due = pvclock_vcpu_take_deadline(vcpu, now, &deadline);
+	if (due != (known && armed && pvclock_line_ns(&line, pvclock_tsc_to_guest(&transform, now).ticks) >= armed))
+		abort();
+	if (due ? deadline.wait_ns != 0 || deadline.vector != (control & PVCLOCK_CONTROL_VECTOR) : deadline.wait_ns == 0)
+		abort();
+	if ((deadline.at.ticks == UINT64_MAX) != (deadline.wait_ns == UINT64_MAX))
+		abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const uint32_t msrs[] = { PVCLOCK_MSR_SYSTEM_TIME, PVCLOCK_MSR_SYSTEM_TIME_OLD, PVCLOCK_MSR_WALL_CLOCK,
-					 PVCLOCK_MSR_WALL_CLOCK_OLD };
+					 PVCLOCK_MSR_WALL_CLOCK_OLD, PVCLOCK_MSR_DEADLINE_CONTROL, PVCLOCK_MSR_DEADLINE,
+					 PVCLOCK_MSR_SUSPEND_CONTROL, PVCLOCK_MSR_SUSPEND, PVCLOCK_MSR_STEAL_TIME };
 	uint64_t tsc = 1ull << 40;
-	const struct pvclock_os_ops ops = { .read_tsc = read_tsc, .clock_gettime = gettime };
+	const struct pvclock_os_ops ops = { .read_tsc = read_tsc, .clock_gettime = gettime, .read_file = read_schedstat };
 	const struct pvclock_os os = { .ops = &ops, .ctx = &tsc };
 	struct input input = { data, size };
 	struct pvclock_vcpu *vcpus[VCPUS];
@@ -63,6 +95,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (i = 0; i < VCPUS; i++)
 		pvclock_vcpu_create(vm, (uint32_t)i, &vcpus[i]);
 	pvclock_slope_from_kernel(6462414, 24, &slope);
+	pvclock_vm_offer(vm, PVCLOCK_FEATURES);
+	pvclock_vm_own_steal(vm, true);
 	while (input.size > 0) {
 		uint8_t op = (uint8_t)take(&input, 1);
 		struct pvclock_vcpu *vcpu = vcpus[op >> 7];
@@ -70,16 +104,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		struct pvclock_line line;
 		uint64_t value;
 
-		switch (op % 12) {
+		switch (op % 14) {
 		case 0:
 		case 1:
 		case 2:
 			value = take_gpa(&input);
-			pvclock_vcpu_write_msr(vcpu, msrs[(op >> 4) % 4], value);
+			pvclock_vcpu_write_msr(vcpu, msrs[(op >> 4) % 9], value);
 			break;
 		case 3:
 			value = take_gpa(&input);
-			pvclock_vcpu_restore_msr(vcpu, msrs[(op >> 4) % 4], value);
+			pvclock_vcpu_restore_msr(vcpu, msrs[(op >> 4) % 9], value);
 			break;
 		case 4:
 		case 5:
@@ -110,8 +144,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			pvclock_vcpu_set_line(vcpu, &line);
 			break;
 		case 10:
+			pvclock_vcpu_set_thread(vcpu, op >> 6 & 1);
+			pvclock_vm_update_steal(vm);
+			break;
+		case 11:
 			pvclock_vm_pause(vm);
 			pvclock_vm_resume(vm);
+			break;
+		case 12:
+			fire(vcpu, (struct pvclock_host_tsc){ take(&input, 8) });
 			break;
 		default:
 			pvclock_vm_take_dirty(vm, (struct pvclock_gpa){ take_gpa(&input) & ~0xfffull },

@@ -80,7 +80,7 @@ static void check_read(const struct input *input)
 		check(same_line(&copy.line, &line) && copy.version == page.version && copy.flags == page.flags);
 	check(memcmp(at, input->page, sizeof(input->page)) == 0);
 
-	check(pvclock_halves_ns(&line, input->at & 0xffffffffu, input->at >> 32) == pvclock_line_ns(&line, input->at));
+	check(pvclock_halves_ns(&line, input->at & 0xffffffffu, input->at >> 32, 0) == pvclock_line_ns(&line, input->at));
 #if defined(__x86_64__) || defined(__i386__)
 	{
 		struct pvclock_reading reading;

@@ -130,6 +130,8 @@ static const struct field of_record[] = {
 	{ "TAI offset", 136, 4, 0 },
 	{ "CLOCK_TAI", 136, 4, 0 },
 	{ "policy", 176, 4, 0 },
+	{ "suspend interrupt", 244, 8, 0 },
+	{ "suspend page address", 252, 8, 0 },
 };
 
 static const struct field of_vcpu[] = {
@@ -137,6 +139,9 @@ static const struct field of_vcpu[] = {
 	{ "page address", 8, 8, 0 },
 	{ "TSC ratio", 16, 8, 0 },
 	{ "TSC ratio", 32, 4, 0 },
+	{ "deadline interrupt", 52, 8, 0 },
+	{ "has no interrupt", 60, 8, 0 },
+	{ "stolen time", 68, 8, 0 },
 };
 
 static bool mend_fields(const struct field *fields, size_t count, const char *text, uint8_t *bytes)
@@ -173,7 +178,7 @@ static bool mend_vcpu(const char *text, uint8_t *bytes, size_t fixed, size_t eac
 static bool mend(const char *text, uint8_t *bytes, size_t *size)
 {
 	bool old = bytes[8] == 1;
-	size_t fixed = old ? 116 : 236, each = old ? 36 : 52, vcpus;
+	size_t fixed = old ? 116 : 260, each = old ? 36 : 84, vcpus;
 
 	if (strstr(text, "vCPUs")) {
 		vcpus = (*size - fixed) / each; /* room for none: any other count is refused in other words */

@@ -8,6 +8,7 @@
 #   --cpus N, --memory MB     (2, 3072)
 #   --pace X                  this host's seconds per second: its TSC has an Xth of the rate of the others' (1; lab/pace.c)
 #   --link listen|connect P   a network to one other host through the unix socket P: 10.0.0.1 for listen, 10.0.0.2 for connect
+#   --local                   on copies of the shares: a host that is to sleep; what is in /out is there when it ends
 #   --clock NAME              the host's clocksource (tsc)
 #   --append WORDS            for the kernel's command line
 set -eu
@@ -17,10 +18,11 @@ usage() {
 	[ $# = 0 ] || echo "boot.sh: $*" >&2
 	exit 2
 }
-name=host timeout=300 cpus=2 memory=3072 pace=1 link= socket= clock=tsc append=
+name=host timeout=300 cpus=2 memory=3072 pace=1 link= socket= clock=tsc append= local=
 while [ $# -gt 0 ]; do
 	case $1 in
 	--) shift; break ;;
+	--local) local=lab.local; shift; continue ;;
 	--link) [ $# -gt 2 ] || usage "--link wants listen or connect, and a path."; link=$2 socket=$3; shift 3; continue ;;
 	--name | --timeout | --cpus | --memory | --pace | --clock | --append) [ $# -gt 1 ] || usage "$1 wants a value."; eval "${1#--}=\$2"; shift 2 ;;
 	*) usage "no option $1." ;;
@@ -83,12 +85,16 @@ if [ -n "$network" ]; then
 	network="-netdev stream,id=link,$network,addr.type=unix,addr.path=$socket -device virtio-net-pci,netdev=link,romfile=,mac=52:54:00:00:00:0${address##*.}"
 fi
 
+# one file, since many small ones take a share a minute
+[ -z "$local" ] || (cd "$build" && tar -c -f "$job/local.tar" --exclude '*.p' --exclude '*.a' --exclude '*.fd' --transform 's,^,p/,S' \
+	release lab/root lab/kernel/boot lab/guest.cpio.gz lab/host.cpio.gz)
+
 share() { echo "-virtfs local,mount_tag=$1,path=$2,security_model=none,multidevs=remap${3-}"; }
 # `timeout` outlives this script: even if that is killed, QEMU ends. no_timer_check: on a busy machine an emulated timer's first interrupts
 # come too late for the kernel, which then panics
 LAB_PACE=$pace timeout -k 3 "$timeout" "$here/qemu.sh" "$build" -nodefaults -no-user-config -M q35 -accel tcg,thread=multi,tb-size=512 -cpu EPYC,+svm,+npt -smp $cpus -m $memory \
 	-kernel "$lab"/kernel/boot/vmlinuz-* -initrd "$lab/host.cpio.gz" \
-	-append "console=ttyS0 quiet loglevel=3 panic=-1 no_timer_check lab.clock=$clock $append" -no-reboot -display none \
+	-append "console=ttyS0 quiet loglevel=3 panic=-1 no_timer_check lab.clock=$clock $local $append" -no-reboot -display none \
 	-chardev stdio,id=console,signal=off,logfile="$out/$name.log" -serial chardev:console \
 	-monitor "unix:$job/monitor,server=on,wait=off" \
 	$(share p "$build" ,readonly=on) $(share out "$out") $(share job "$job") $network </dev/null 2>"$job/stderr" &

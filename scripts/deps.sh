@@ -1,17 +1,18 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# deps.sh GROUP... - installs what is missing of Debian's packages for the groups: build, test, fuzz, docs, lab.
+# deps.sh GROUP... - installs what is missing of Debian's packages for the groups: build, test, fuzz, docs, lab, cross.
 # As root it asks apt-get; otherwise it prints the one line to run, and fails.
 set -eu
 
 packages() {
 	case $1 in
 	build) echo "gcc:gcc libc6-dev:/usr/include/stdio.h linux-libc-dev:/usr/include/linux/kvm.h meson:meson ninja-build:ninja pkg-config:pkg-config libjansson-dev:/usr/include/jansson.h" ;;
-	test) echo "libcmocka-dev:/usr/include/cmocka.h libgmp-dev:/usr/include/x86_64-linux-gnu/gmp.h util-linux:setarch" ;;
+	test) echo "libcmocka-dev:/usr/include/cmocka.h libgmp-dev:/usr/include/x86_64-linux-gnu/gmp.h util-linux:setarch libsystemd-dev:/usr/include/systemd/sd-bus.h dbus-daemon:dbus-daemon" ;;
 	fuzz) echo "clang:clang libclang-rt-14-dev:/usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.fuzzer-x86_64.a" ;;
 	docs) echo "scdoc:scdoc mandoc:mandoc" ;;
 	lab) echo "apt:apt-get util-linux:flock" ;; # with tar and gzip: on every Debian; the rest is unpacked, not installed
-	*) echo "deps.sh: no group \"$1\"; there are build, test, fuzz, docs, lab." >&2; exit 2 ;;
+	cross) echo "gcc-i686-linux-gnu:i686-linux-gnu-gcc libc6-dev-i386-cross:/usr/i686-linux-gnu/include/stdio.h gcc-aarch64-linux-gnu:aarch64-linux-gnu-gcc libc6-dev-arm64-cross:/usr/aarch64-linux-gnu/include/stdio.h gcc-riscv64-linux-gnu:riscv64-linux-gnu-gcc libc6-dev-riscv64-cross:/usr/riscv64-linux-gnu/include/stdio.h qemu-user-static:qemu-aarch64-static" ;;
+	*) echo "deps.sh: no group \"$1\"; there are build, test, fuzz, docs, lab, cross." >&2; exit 2 ;;
 	esac
 }
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # lab.sh BUILD [SCENARIOS [CLOCKS]]... - stock Linux guests on a stock QEMU, with KVM's clock and with pvclock's; rows in out/lab.json.
 # On this machine's own KVM where Linux boots on it, else in emulated hosts, two or three at a time: one for what takes one guest, one for
-# guests' guests and for those that move their host's clock, and then two pairs: of different TSC rates, and of clocks that chronyd keeps.
+# guests' guests and for those that move their host's clock, one that sleeps itself, and then two pairs: of different TSC rates, and of clocks that chronyd keeps.
 #
 # SCENARIOS: all (of which the two that take minutes are run in own mode alone), short, or names with commas (all);
 # CLOCKS of stock, steer, own (all three). Several pairs share the hosts' boots. LAB_SECONDS: the limit for each host.
@@ -25,16 +25,22 @@ native=no release=/p/release out=/out options="--slow ${PVCLOCK_SLOW:-2}" # in e
 # pick WORDS: those of the scenarios asked for that match (an extended regular expression), with commas
 pick() { echo "$asked" | grep -Ex "$1" | paste -s -d , || :; }
 all=$("$build/release/$driver" --list | sed 's/ .*//')
+short=$("$build/release/$driver" --list | sed -n 's/ .*(short).*//p')
 # ask SCENARIOS: sorts them by host
 ask() {
-	[ "$1" = all ] && asked=$all || asked=$(echo "$1" | tr , '\n')
+	case $1 in
+	all) asked=$all ;;
+	short) asked=$short ;;
+	*) asked=$(echo "$1" | tr , '\n') ;;
+	esac
 	long= nested=$(pick 'nested.*|snapshot-.*|migrate-clock-.*') linked=$(pick ".*-new-rate") chrony=$(pick two-hosts-chrony)
+	asleep=$(pick 'host-suspend|suspend-told|watchdog-quiet')
 	[ "$1" != all ] || long=linux-faults,linux-soak
-	plain=$(echo "$asked" | grep -Exv "nested.*|snapshot-.*|migrate-clock-.*|.*-new-rate|two-hosts-chrony|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)
+	plain=$(echo "$asked" | grep -Exv "nested.*|snapshot-.*|migrate-clock-.*|.*-new-rate|two-hosts-chrony|host-suspend|suspend-told|watchdog-quiet|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)
 }
 
 # drive HOST ROWS SCENARIOS CLOCKS [OPTIONS]: one more command for that host
-plain_host= nested_host= linked_host= chrony_host=
+plain_host= nested_host= linked_host= chrony_host= asleep_host=
 drive() {
 	command="$release/$driver --append --scenarios $3 --who $4 --out $out/rows/$2.json --logs $out/logs --timeout $seconds"
 	[ -z "$3" ] || eval "$1=\"\$$1$command $options ${5-} || status=\\\$?
@@ -48,6 +54,7 @@ while :; do
 	drive $([ $((turn % 2)) = 1 ] && echo plain_host || echo nested_host) plain$turn "$plain" "$clocks"
 	drive plain_host long "$long" own
 	drive nested_host nested "$nested" "$clocks"
+	drive asleep_host asleep "$asleep" "$clocks"
 	drive linked_host linked "$linked" "$clocks" "$([ $native = yes ] || echo --peer 10.0.0.2)"
 	drive chrony_host chrony "$chrony" "$clocks" "$([ $native = yes ] || echo --peer 10.0.0.2)"
 	[ $# -gt 2 ] || break
@@ -57,7 +64,7 @@ done
 
 # host NAME COMMANDS [OPTIONS]: an emulated one that does them
 host() {
-	[ -z "$2" ] || lab/boot.sh --name "$1" --timeout $((seconds + 60)) ${3-} -- sh -c "status=0
+	[ -z "$2" ] || lab/boot.sh --name "$1" --timeout $((seconds + 60)) ${3-} -- sh -c "mkdir -p $out/rows; status=0
 $2
 exit \$status"
 }
@@ -76,6 +83,7 @@ pair() {
 nested_and_linked() {
 	nested_status=0
 	host host-nested "$nested_host" || nested_status=$?
+	host host-asleep "$asleep_host" --local || nested_status=$?
 	pair linked 2.6 "$linked_host" || nested_status=$? # some 1000 MHz there where this machine has 2600
 	pair chrony 1 "$chrony_host" || nested_status=$?
 	return $nested_status
@@ -84,7 +92,7 @@ nested_and_linked() {
 # A promise that is broken anywhere makes the whole run fail.
 status=0
 if [ $native = yes ]; then
-	eval "$plain_host$nested_host$linked_host$chrony_host"
+	eval "$plain_host$nested_host$asleep_host$linked_host$chrony_host"
 else
 	nested_and_linked &
 	beside=$!

@@ -12,6 +12,9 @@
 
 #define LEARN_TIMEOUT_NS 5000000000ull
 
+#define VMM_FEATURES PVCLOCK_FEATURES
+#define VMM_LEAVES (PVCLOCK_CPUID_FIRST + PVCLOCK_CPUID_STEP) /* KVM's own are the first */
+
 /* Proves the host's slope, or says why there is none. 0 or -errno. */
 static int open_source(struct machine *machine, bool learn, struct pvclock_reason *reason)
 {
@@ -62,6 +65,34 @@ static void say_mode(const struct machine *machine, enum pvclock_mode asked, boo
 		source_reason->text[0] != '\0' ? "; " : "", source_reason->text);
 }
 
+/* Where the clock is ours, the guest may ask more of it than KVM's own interface knows. */
+static int attach(struct machine *machine, const struct pvclock_kvm_config *config, struct pvclock_reason *reason)
+{
+	bool own = config->mode == PVCLOCK_MODE_OWN || config->mode == PVCLOCK_MODE_AUTO;
+	int error;
+
+	pvclock_vm_offer(machine->clock.vm, own ? VMM_FEATURES : 0);
+	error = pvclock_kvm_attach(config, &machine->clock.kvm, reason);
+	if (error == -ENOTSUP && config->mode == PVCLOCK_MODE_AUTO) { /* steer mode needs no filter, but what is offered does */
+		pvclock_vm_offer(machine->clock.vm, 0);
+		error = pvclock_kvm_attach(config, &machine->clock.kvm, reason);
+	}
+	if (error == 0 && pvclock_kvm_mode(machine->clock.kvm) != PVCLOCK_MODE_OWN)
+		pvclock_vm_offer(machine->clock.vm, 0);
+	return error;
+}
+
+static int tell_offer(struct machine *machine, struct problem *problem)
+{
+	struct pvclock_cpuid leaves[PVCLOCK_CPUID_LEAVES];
+	uint32_t offered = pvclock_vm_offered(machine->clock.vm);
+
+	if (!offered)
+		return 0;
+	pvclock_interface_cpuid(VMM_LEAVES, offered, leaves);
+	return machine_add_leaves(machine, leaves, PVCLOCK_CPUID_LEAVES, problem) < 0 ? -1 : timer_start(machine, problem);
+}
+
 int clock_attach(struct machine *machine, enum pvclock_mode asked, bool learn, struct problem *problem)
 {
 	struct vmm_clock *clock = &machine->clock;
@@ -88,13 +119,22 @@ int clock_attach(struct machine *machine, enum pvclock_mode asked, bool learn, s
 		.vm = clock->vm,
 		.vm_fd = machine->vm_fd,
 		.mode = mode,
+		.sooner = timer_sooner,
+		.sooner_ctx = machine,
 	};
-	error = pvclock_kvm_attach(&config, &clock->kvm, &attach_reason);
+	pvclock_vm_own_steal(clock->vm, machine->own_steal);
+	if (timer_open(machine, problem) < 0)
+		return -1;
+	error = attach(machine, &config, &attach_reason);
 	if (error != 0)
 		return fail(problem, "--mode %s: %s", pvclock_mode_name(asked),
 			    attach_reason.text[0] != '\0' ? attach_reason.text : strerror(-error));
 	if (attach_reason.text[0] != '\0')
 		reason = attach_reason;
+	if (machine->own_steal && !pvclock_vm_owns_steal(clock->vm)) {
+		machine->own_steal = false;
+		fprintf(stderr, "pvclock-vmm: --steal own: stolen time stays the kernel's, as does the clock in this mode\n");
+	}
 	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
 		struct vcpu *vcpu = &machine->vcpus[i];
 
@@ -105,13 +145,14 @@ int clock_attach(struct machine *machine, enum pvclock_mode asked, bool learn, s
 			return fail(problem, "clock of vCPU %u: %s", i, strerror(-error));
 	}
 	say_mode(machine, asked, learn, &reason, &source_reason);
-	return 0;
+	return tell_offer(machine, problem);
 }
 
 void clock_detach(struct machine *machine)
 {
 	struct vmm_clock *clock = &machine->clock;
 
+	timer_stop(machine);
 	pvclock_kvm_detach(clock->kvm);
 	for (uint32_t i = 0; i < machine->vcpu_count; i++)
 		if (machine->vcpus[i].clock != NULL)
@@ -189,13 +230,27 @@ int clock_start(struct machine *machine, struct problem *problem)
 	return error == 0 ? 0 : fail(problem, "clock: start: %s", strerror(-error));
 }
 
+void clock_name_thread(struct vcpu *vcpu)
+{
+	int error = vcpu->machine->own_steal ? pvclock_vcpu_set_thread(vcpu->clock, vcpu->tid) : 0;
+
+	if (error != 0)
+		fprintf(stderr, "pvclock-vmm: vCPU %u: no time will be told as stolen: the kernel does not say how long this thread waited "
+			"(CONFIG_SCHED_INFO): %s\n", vcpu->index, strerror(-error));
+}
+
+void clock_blackout(struct machine *machine, enum pvclock_blackout blackout)
+{
+	pvclock_kvm_blackout(machine->clock.kvm, blackout);
+}
+
 int clock_pause(struct machine *machine, enum pvclock_blackout blackout, struct problem *problem)
 {
 	int error = pvclock_kvm_pause(machine->clock.kvm);
 
 	if (error != 0)
 		return fail(problem, "clock: pause: %s", strerror(-error));
-	pvclock_kvm_blackout(machine->clock.kvm, blackout);
+	clock_blackout(machine, blackout);
 	return 0;
 }
 

@@ -2,8 +2,9 @@
 /*
  * control.c - the control socket: a command a packet in, a JSON object a packet out.
  *
- *   status         {"ok":true, "pid", "mode", "state":"running"|"paused", "vcpus", "stable", "reason", "reason_text",
+ *   status         {"ok":true, "pid", "mode", "state":"running"|"paused"|"asleep", "vcpus", "stable", "reason", "reason_text",
  *                   "line":{"tsc","ns","mul","shift"} of vCPU 0 or null, "tsc_offset" of vCPU 0 (signed),
+ *                   "steal":"own"|"kernel" (who tells stolen time), "threads":[that of each vCPU],
  *                   "policy":{a member for each kind of blackout, "advance_max_ns" or null: no bound, "fall_back"},
  *                   "restored": null, or of the restore that brought the guest here {"after", "precision", "by", "measured_ns",
  *                   "bound_ns" or null: unknown, and resume's members}}
@@ -26,6 +27,8 @@
  */
 #include "vmm.h"
 
+#include "sleep_watch.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <stdarg.h>
@@ -37,6 +40,7 @@
 
 #define COMMAND_MAX 4096
 #define REPLY_MAX 4096
+#define STEAL_MS 20 /* what a guest's scheduler has of it is this old at most */
 #define SELF "/proc/self/exe"
 
 struct reply {
@@ -158,7 +162,7 @@ static void add_restored(struct reply *reply, const struct vmm_clock *clock)
 	add(reply, "}");
 }
 
-static void say_status(const struct machine *machine, const struct options *options, bool paused)
+static void say_status(const struct machine *machine, const struct options *options, const char *state)
 {
 	const struct pvclock_vcpu *first = machine->vcpus[0].clock;
 	struct pvclock_tsc_transform tsc = { 0 };
@@ -170,7 +174,7 @@ static void say_status(const struct machine *machine, const struct options *opti
 	pvclock_vcpu_get_tsc(first, &tsc);
 	add(&reply, "{\"ok\":true,\"pid\":%d,\"mode\":\"%s\",\"state\":\"%s\",\"vcpus\":%u,\"stable\":%s,"
 	    "\"reason\":\"%s\",\"reason_text\":", (int)getpid(),
-	    pvclock_mode_name(pvclock_kvm_mode(machine->clock.kvm)), paused ? "paused" : "running",
+	    pvclock_mode_name(pvclock_kvm_mode(machine->clock.kvm)), state,
 	    machine->vcpu_count, stable ? "true" : "false", pvclock_reason_name(reason.code));
 	add_string(&reply, reason.text);
 	/* Where the kernel publishes and was never asked, the engine has no line yet. */
@@ -179,7 +183,10 @@ static void say_status(const struct machine *machine, const struct options *opti
 		    (unsigned long long)line.ns, line.mul, line.shift);
 	else
 		add(&reply, ",\"line\":null");
-	add(&reply, ",\"tsc_offset\":%lld", (long long)tsc.offset);
+	add(&reply, ",\"tsc_offset\":%lld,\"steal\":\"%s\",\"threads\":[", (long long)tsc.offset, machine->own_steal ? "own" : "kernel");
+	for (uint32_t i = 0; i < machine->vcpu_count; i++)
+		add(&reply, "%s%d", i ? "," : "", (int)machine->vcpus[i].tid);
+	add(&reply, "]");
 	add_policy(&reply, machine);
 	add_restored(&reply, &machine->clock);
 	add(&reply, "}");
@@ -189,9 +196,69 @@ static void say_status(const struct machine *machine, const struct options *opti
 struct session {
 	struct machine *machine;
 	struct options *options;
-	bool paused;
+	struct sleep_watch *watch; /* NULL: nobody tells of the host's sleep */
+	bool paused;               /* by the user */
+	bool asleep;               /* stopped for the host's sleep; both at once: it stays paused after that */
 	uint64_t stopped_ns;
 };
+
+/* --- the host's sleep, told by logind -------------------------------------------------------- */
+
+static bool before_sleep(void *ctx)
+{
+	struct session *session = ctx;
+	struct problem problem;
+
+	if (session->paused)
+		return true;
+	session->stopped_ns = vcpus_pause(session->machine);
+	session->asleep = clock_pause(session->machine, PVCLOCK_BLACKOUT_SUSPEND, &problem) == 0;
+	if (!session->asleep) {
+		fprintf(stderr, "pvclock-vmm: before the host's sleep: %s\n", problem.text);
+		vcpus_resume(session->machine);
+	}
+	return true;
+}
+
+static void after_sleep(void *ctx)
+{
+	struct session *session = ctx;
+	struct pvclock_correction correction;
+	struct problem problem;
+
+	if (!session->asleep)
+		return;
+	session->asleep = false;
+	if (session->paused) { /* meanwhile: from here on it is the user's; what was slept is measured by itself */
+		clock_blackout(session->machine, PVCLOCK_BLACKOUT_PAUSE);
+	} else if (clock_resume(session->machine, &correction, &problem) < 0) {
+		fprintf(stderr, "pvclock-vmm: after the host's sleep: %s; the guest stays paused\n", problem.text);
+		session->paused = true; /* `resume` tries again */
+	} else {
+		vcpus_resume(session->machine);
+	}
+}
+
+static void say_of_sleep(void *ctx, const char *sentence)
+{
+	(void)ctx;
+	fprintf(stderr, "pvclock-vmm: %s\n", sentence);
+}
+
+static struct sleep_watch *watch_sleep(struct session *session)
+{
+	const struct sleep_watch_client client = {
+		.why = "stops the guest's clock",
+		.ctx = session,
+		.sleeping = before_sleep,
+		.awake = after_sleep,
+		.say = say_of_sleep,
+	};
+
+	return session->options->logind ? sleep_watch_open(&client) : NULL;
+}
+
+/* --- commands -------------------------------------------------------------------------------- */
 
 static void do_pause(struct session *session)
 {
@@ -202,11 +269,13 @@ static void do_pause(struct session *session)
 		refuse(session->options, "pause: already paused");
 		return;
 	}
-	session->stopped_ns = vcpus_pause(session->machine);
-	if (clock_pause(session->machine, PVCLOCK_BLACKOUT_PAUSE, &problem) < 0) {
-		vcpus_resume(session->machine);
-		refuse(session->options, problem.text);
-		return;
+	if (!session->asleep) {
+		session->stopped_ns = vcpus_pause(session->machine);
+		if (clock_pause(session->machine, PVCLOCK_BLACKOUT_PAUSE, &problem) < 0) {
+			vcpus_resume(session->machine);
+			refuse(session->options, problem.text);
+			return;
+		}
 	}
 	session->paused = true;
 	add(&reply, "{\"ok\":true}");
@@ -228,11 +297,45 @@ static void do_resume(struct session *session)
 		return;
 	}
 	uint64_t entered_ns = vcpus_resume(session->machine);
-	session->paused = false;
+	session->paused = session->asleep = false; /* the user has the last word, also shortly before a sleep */
 	add(&reply, "{\"ok\":true");
 	add_correction(&reply, &correction);
 	add(&reply, ",\"blackout_ns\":%llu}", (unsigned long long)blackout_of(session->stopped_ns, entered_ns));
 	send_reply(session->options, &reply);
+}
+
+/* The host has slept, and vCPUs wait. In a pause of the user's none does: its resume finds out. */
+static void wake_up(struct session *session)
+{
+	struct machine *machine = session->machine;
+	struct pvclock_correction correction;
+	struct problem problem;
+	uint64_t count;
+
+	bool runs = !session->paused && !session->asleep;
+
+	if (runs)
+		vcpus_pause(machine);
+	/* only now: until it is parked another vCPU may find out, too */
+	pthread_mutex_lock(&machine->lock);
+	(void)!read(machine->event_fd, &count, sizeof(count));
+	machine->slept = false;
+	count = 1;
+	if (machine->ended)
+		(void)!write(machine->event_fd, &count, sizeof(count));
+	pthread_mutex_unlock(&machine->lock);
+	if (!runs)
+		return;
+	bool fine = clock_pause(machine, PVCLOCK_BLACKOUT_PAUSE, &problem) == 0;
+
+	vcpus_settle(machine);
+	if (!fine || clock_resume(machine, &correction, &problem) < 0) {
+		fprintf(stderr, "pvclock-vmm: after the host's sleep: %s; the guest stays paused\n", problem.text);
+		session->paused = true; /* `resume` tries again */
+		return;
+	}
+	vcpus_settle(machine); /* once more: each page as it was aimed, before a vCPU reads another's */
+	vcpus_resume(machine);
 }
 
 /* What fails leaves the file that was there, and the guest as it was: running, or paused. */
@@ -244,8 +347,9 @@ static void do_snapshot(struct session *session, const char *path)
 	struct reply reply = { .length = 0 };
 	struct problem problem, resume;
 	uint64_t stopped_ns = 0, entered_ns = 0;
+	const bool runs = !session->paused && !session->asleep;
 
-	if (!session->paused) {
+	if (runs) {
 		stopped_ns = vcpus_pause(machine);
 		if (clock_pause(machine, PVCLOCK_BLACKOUT_PAUSE, &problem) < 0) {
 			vcpus_resume(machine);
@@ -255,7 +359,7 @@ static void do_snapshot(struct session *session, const char *path)
 	}
 	fault_reached(&session->options->fault, "snapshot:paused");
 	struct snapshot_saver *saver = snapshot_write(machine, session->options, path, &cost, &problem);
-	if (!session->paused) {
+	if (runs) {
 		if (clock_resume(machine, &correction, &resume) < 0) {
 			session->paused = true; /* `resume` tries again */
 			session->stopped_ns = stopped_ns;
@@ -287,6 +391,10 @@ static void do_update(struct session *session, const char *path)
 		refuse(session->options, "update: the guest is paused: resume it first");
 		return;
 	}
+	if (session->asleep) {
+		refuse(session->options, "update: the host is about to sleep: say it again afterwards");
+		return;
+	}
 	enum handover_end end = handover_to(session->machine, session->options, path, &problem);
 	if (end == HANDOVER_DONE)
 		_exit(0);
@@ -301,7 +409,7 @@ static void do_update(struct session *session, const char *path)
 static bool obey(struct session *session, char *command)
 {
 	if (strcmp(command, "status") == 0) {
-		say_status(session->machine, session->options, session->paused);
+		say_status(session->machine, session->options, session->paused ? "paused" : session->asleep ? "asleep" : "running");
 	} else if (strcmp(command, "pause") == 0) {
 		do_pause(session);
 	} else if (strcmp(command, "resume") == 0) {
@@ -339,17 +447,20 @@ static bool serve_one(struct session *session)
 	return obey(session, command);
 }
 
-int control_serve(struct machine *machine, struct options *options)
+static int serve(struct session *session)
 {
-	struct session session = { .machine = machine, .options = options };
+	struct machine *machine = session->machine;
 
 	for (;;) {
-		struct pollfd waited[2] = {
+		struct pollfd waited[3] = {
 			{ .fd = machine->event_fd, .events = POLLIN },
-			{ .fd = options->control_fd, .events = POLLIN }, /* -1: poll ignores it */
+			{ .fd = session->options->control_fd, .events = POLLIN }, /* -1: poll ignores it */
 		};
+		bool tells = machine->own_steal && !session->paused && !session->asleep;
+		int timeout_ms = tells ? STEAL_MS : -1;
 
-		if (poll(waited, 2, -1) < 0) {
+		sleep_watch_poll(session->watch, &waited[2], &timeout_ms);
+		if (poll(waited, 3, timeout_ms) < 0) {
 			if (errno == EINTR)
 				continue;
 			fprintf(stderr, "pvclock-vmm: poll: %s\n", strerror(errno));
@@ -358,12 +469,28 @@ int control_serve(struct machine *machine, struct options *options)
 		if (waited[0].revents != 0) {
 			pthread_mutex_lock(&machine->lock);
 			int code = machine->code;
+			bool ended = machine->ended;
 			if (machine->problem.text[0] != '\0')
 				fprintf(stderr, "pvclock-vmm: %s\n", machine->problem.text);
 			pthread_mutex_unlock(&machine->lock);
-			return code;
+			if (ended)
+				return code;
+			wake_up(session);
 		}
-		if (waited[1].revents != 0 && !serve_one(&session))
+		sleep_watch_process(session->watch);
+		if (tells)
+			(void)pvclock_vm_update_steal(machine->clock.vm); /* a thread that cannot be read was told of when it began */
+		if (waited[1].revents != 0 && !serve_one(session))
 			return 0;
 	}
+}
+
+int control_serve(struct machine *machine, struct options *options)
+{
+	struct session session = { .machine = machine, .options = options };
+
+	session.watch = watch_sleep(&session);
+	int code = serve(&session);
+	sleep_watch_close(session.watch);
+	return code;
 }

@@ -79,6 +79,7 @@ static int make_ready(struct machine *machine, const struct options *options, st
 	uint64_t begun = monotonic_ns();
 	if (clock_resume(machine, &takeover->correction, problem) < 0)
 		return -1;
+	vcpus_settle(machine); /* once more: each page as it was aimed, before a vCPU reads another's */
 	takeover->blackout.clock_ns += monotonic_ns() - begun;
 	fault_reached(&options->fault, "new:clock-published");
 	return 0;

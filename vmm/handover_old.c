@@ -27,7 +27,7 @@ static bool is_new_side(const char *point)
 	return point != NULL && strncmp(point, "new:", 4) == 0;
 }
 
-#define ARGUMENTS_MAX 24
+#define ARGUMENTS_MAX 28
 #define DYING_MS 200
 
 static int spawn(struct machine *machine, struct options *options, const char *path, int their_socket,
@@ -68,6 +68,12 @@ static int spawn(struct machine *machine, struct options *options, const char *p
 		arguments[count++] = (char *)(uintptr_t)with_text[i].name;
 		arguments[count++] = (char *)(uintptr_t)with_text[i].value;
 	}
+	if (options->own_steal) {
+		arguments[count++] = (char *)(uintptr_t)"--steal";
+		arguments[count++] = (char *)(uintptr_t)"own";
+	}
+	if (options->logind)
+		arguments[count++] = (char *)(uintptr_t)"--logind";
 	arguments[count] = NULL;
 
 	/* All our descriptors close on exec; a dup2 to itself keeps one open in the child (POSIX.1-2024). */

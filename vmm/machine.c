@@ -27,12 +27,15 @@
 
 #define CPUID_ENTRIES_MAX 256u
 #define CPUID_1_ECX_TSC_DEADLINE (1u << 24) /* Intel SDM 2A, CPUID */
+#define CPUID_1_ECX_HYPERVISOR (1u << 31)   /* without it nobody looks at the leaves from 0x40000000 on */
 #define KVM_LEAF_SIGNATURE 0x40000000u
 #define KVM_LEAF_FEATURES 0x40000001u
 #define KVM_CLOCK_FEATURES ((1u << KVM_FEATURE_BIT_OLD) | (1u << KVM_FEATURE_BIT_NEW) | (1u << KVM_FEATURE_BIT_STABLE))
 #define KVM_FEATURE_BIT_OLD 0u     /* MSRs 0x11, 0x12 */
 #define KVM_FEATURE_BIT_NEW 3u     /* MSRs 0x4b564d00, 0x4b564d01 */
 #define KVM_FEATURE_BIT_STABLE 24u /* the page's TSC_STABLE flag means something */
+#define KVM_STEAL_FEATURE (1u << 5) /* MSR 0x4b564d03 */
+#define KVM_PREEMPTED_FEATURES (1u << 7 | 1u << 9) /* PV_UNHALT, PV_TLB_FLUSH: want to know who is preempted (docs/steal.md) */
 
 int fail(struct problem *problem, const char *format, ...)
 {
@@ -187,6 +190,8 @@ static struct kvm_cpuid2 *supported_cpuid(struct machine *machine, struct proble
 	struct kvm_cpuid_entry2 *basic = leaf_of(cpuid, 1);
 	if (basic != NULL && ioctl(machine->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0)
 		basic->ecx |= CPUID_1_ECX_TSC_DEADLINE;
+	if (basic != NULL)
+		basic->ecx |= CPUID_1_ECX_HYPERVISOR;
 	struct kvm_cpuid_entry2 *signature = leaf_of(cpuid, KVM_LEAF_SIGNATURE);
 	if (signature != NULL) {
 		if (signature->eax < KVM_LEAF_FEATURES)
@@ -198,10 +203,47 @@ static struct kvm_cpuid2 *supported_cpuid(struct machine *machine, struct proble
 	struct kvm_cpuid_entry2 *features = leaf_of(cpuid, KVM_LEAF_FEATURES);
 	if (features != NULL)
 		features->eax |= KVM_CLOCK_FEATURES;
+	if (features != NULL && machine->own_steal)
+		features->eax = (features->eax & ~KVM_PREEMPTED_FEATURES) | KVM_STEAL_FEATURE;
 	return cpuid;
 }
 
-static int create_vcpu(struct machine *machine, uint32_t index, struct kvm_cpuid2 *cpuid, struct problem *problem)
+static int set_cpuid(struct vcpu *vcpu, struct problem *problem)
+{
+	struct kvm_cpuid2 *cpuid = vcpu->machine->cpuid;
+
+	for (uint32_t i = 0; i < cpuid->nent; i++) {
+		struct kvm_cpuid_entry2 *entry = &cpuid->entries[i];
+		if (entry->function == 1) /* initial APIC id; Intel SDM 2A, CPUID */
+			entry->ebx = (entry->ebx & 0x00ffffffu) | vcpu->index << 24;
+		if (entry->function == 0xb || entry->function == 0x1f)
+			entry->edx = vcpu->index;
+	}
+	if (ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid) < 0)
+		return fail(problem, "KVM_SET_CPUID2 of vCPU %u: %s", vcpu->index, strerror(errno));
+	return 0;
+}
+
+int machine_add_leaves(struct machine *machine, const struct pvclock_cpuid *leaves, size_t count, struct problem *problem)
+{
+	struct kvm_cpuid2 *cpuid = machine->cpuid;
+
+	for (size_t i = 0; i < count; i++) {
+		struct kvm_cpuid_entry2 *entry = leaf_of(cpuid, leaves[i].leaf);
+		if (entry == NULL)
+			return fail(problem, "CPUID: KVM has too many leaves for one more");
+		entry->eax = leaves[i].eax;
+		entry->ebx = leaves[i].ebx;
+		entry->ecx = leaves[i].ecx;
+		entry->edx = leaves[i].edx;
+	}
+	for (uint32_t i = 0; i < machine->vcpu_count; i++)
+		if (set_cpuid(&machine->vcpus[i], problem) < 0)
+			return -1;
+	return 0;
+}
+
+static int create_vcpu(struct machine *machine, uint32_t index, struct problem *problem)
 {
 	struct vcpu *vcpu = &machine->vcpus[index];
 
@@ -214,23 +256,15 @@ static int create_vcpu(struct machine *machine, uint32_t index, struct kvm_cpuid
 	if (run == MAP_FAILED)
 		return fail(problem, "vCPU %u: mmap: %s", index, strerror(errno));
 	vcpu->run = run;
-	for (uint32_t i = 0; i < cpuid->nent; i++) {
-		struct kvm_cpuid_entry2 *entry = &cpuid->entries[i];
-		if (entry->function == 1) /* initial APIC id; Intel SDM 2A, CPUID */
-			entry->ebx = (entry->ebx & 0x00ffffffu) | index << 24;
-		if (entry->function == 0xb || entry->function == 0x1f)
-			entry->edx = index;
-	}
-	if (ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid) < 0)
-		return fail(problem, "KVM_SET_CPUID2 of vCPU %u: %s", index, strerror(errno));
-	return 0;
+	return set_cpuid(vcpu, problem);
 }
 
 int machine_create(struct machine *machine, const struct options *options, struct problem *problem)
 {
-	*machine = (struct machine){ .kvm_fd = -1, .vm_fd = -1, .memory_fd = -1, .event_fd = -1 };
+	*machine = (struct machine){ .kvm_fd = -1, .vm_fd = -1, .memory_fd = -1, .event_fd = -1, .timer.event_fd = -1 };
 	for (uint32_t i = 0; i < VMM_VCPUS_MAX; i++)
 		machine->vcpus[i].fd = -1;
+	machine->own_steal = options->own_steal;
 	pthread_mutex_init(&machine->lock, NULL);
 	pthread_cond_init(&machine->changed, NULL);
 	machine->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -239,15 +273,14 @@ int machine_create(struct machine *machine, const struct options *options, struc
 	if (open_kvm(machine, problem) < 0 || open_memory(machine, options, problem) < 0 ||
 	    create_vm(machine, problem) < 0)
 		return -1;
-	struct kvm_cpuid2 *cpuid = supported_cpuid(machine, problem);
-	if (cpuid == NULL)
+	machine->cpuid = supported_cpuid(machine, problem);
+	if (machine->cpuid == NULL)
 		return -1;
 	int result = 0;
 	for (uint32_t i = 0; i < options->vcpus && result == 0; i++) {
 		machine->vcpu_count = i + 1;
-		result = create_vcpu(machine, i, cpuid, problem);
+		result = create_vcpu(machine, i, problem);
 	}
-	free(cpuid);
 	return result < 0 ? -1 : vcpu_state_prepare(machine, problem);
 }
 
@@ -260,6 +293,7 @@ void machine_destroy(struct machine *machine)
 			close(machine->vcpus[i].fd);
 	}
 	free(machine->msrs);
+	free(machine->cpuid);
 	if (machine->memory != NULL)
 		munmap(machine->memory, machine->memory_size);
 	int fds[] = { machine->vm_fd, machine->kvm_fd, machine->memory_fd, machine->event_fd };

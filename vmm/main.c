@@ -4,6 +4,8 @@
  */
 #include "vmm.h"
 
+#include "sleep_watch.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -33,6 +35,9 @@ static const char help[] =
 	"  -p, --policy KEY=VALUE    what the clocks do about time in which the guest did not run; may be given again.\n"
 	"                            pause, live-update, migration, snapshot, suspend: advance or freeze;\n"
 	"                            advance_max_ns: of a longer time only so much is counted; fall_back: true or false\n"
+	"      --steal OWNER         who tells the guest how long its vCPUs waited for a CPU: own, this program (in own mode); or\n"
+	"                            kernel (kernel)\n"
+	"      --logind              stops the guest before the host sleeps, and lets it go on afterwards\n"
 	"  -h, --help                this text\n"
 	"  -V, --version             the version\n"
 	"\n"
@@ -53,6 +58,8 @@ static const char help[] =
 enum long_option {
 	OPTION_MEMORY_FD = 256,
 	OPTION_AS,
+	OPTION_LOGIND,
+	OPTION_STEAL,
 	OPTION_SAME_BOOT,
 	OPTION_CONTROL,
 	OPTION_TIMEOUT,
@@ -71,6 +78,8 @@ static const struct option long_options[] = {
 	{ "restore", required_argument, NULL, 'r' },
 	{ "as", required_argument, NULL, OPTION_AS },
 	{ "policy", required_argument, NULL, 'p' },
+	{ "steal", required_argument, NULL, OPTION_STEAL },
+	{ "logind", no_argument, NULL, OPTION_LOGIND },
 	{ "same-boot", no_argument, NULL, OPTION_SAME_BOOT },
 	{ "help", no_argument, NULL, 'h' },
 	{ "version", no_argument, NULL, 'V' },
@@ -196,6 +205,16 @@ static int parse_options(int argc, char **argv, struct options *options, struct 
 		case 'p':
 			result = parse_policy(optarg, options->policy, sizeof(options->policy), problem);
 			break;
+		case OPTION_STEAL:
+			options->own_steal = strcmp(optarg, "own") == 0;
+			if (!options->own_steal && strcmp(optarg, "kernel") != 0)
+				result = fail(problem, "--steal %s: give own or kernel", optarg);
+			break;
+		case OPTION_LOGIND:
+			options->logind = true;
+			if (sleep_watch_lacks() != NULL)
+				result = fail(problem, "--logind: %s", sleep_watch_lacks());
+			break;
 		case OPTION_SAME_BOOT:
 			options->same_boot = true;
 			break;
@@ -272,7 +291,7 @@ static int begin(struct machine *machine, const struct options *options, struct 
 
 int main(int argc, char **argv)
 {
-	static struct machine machine = { .kvm_fd = -1, .vm_fd = -1, .memory_fd = -1, .event_fd = -1 };
+	static struct machine machine = { .kvm_fd = -1, .vm_fd = -1, .memory_fd = -1, .event_fd = -1, .timer.event_fd = -1 };
 	struct options options;
 	struct problem problem = { "" };
 

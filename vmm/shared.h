@@ -54,11 +54,20 @@ struct vmm_ring_entry {
 
 /*
  * What the guest deadlines.elf logs, as enum pvclock_read has no such results. ASKED, when it is armed: .ns is the time
- * asked for, .tsc the tick armed. TAKEN, at the interrupt: .ns and .tsc are the clock then. One after the other.
+ * asked for, .tsc the tick armed (0: the host keeps the time). TAKEN, at the interrupt: .ns and .tsc are the clock then. One after the
+ * other. EARLY, between them: an interrupt that came before the time, and that the guest's own timer has put right.
  */
 #define VMM_DEADLINE_ASKED 0x80u
 #define VMM_DEADLINE_TAKEN 0x81u
-#define VMM_DEADLINES_NONE 3u /* its exit code where it has no TSC-deadline timer */
+#define VMM_DEADLINE_EARLY 0x82u
+#define VMM_DEADLINES_NONE 3u /* its exit code where it has no such timer */
+
+/*
+ * What suspend.elf logs besides readings, whose .version is the suspend page's sequence: BOOTTIME, in .ns, as of a tick between .tsc and .tsc +
+ * .version; TOLD, the same where the interrupt came.
+ */
+#define VMM_SUSPEND_BOOTTIME 0x90u
+#define VMM_SUSPEND_TOLD 0x91u
 
 /* One writer (the vCPU), one reader (the judge). A full ring drops the entry: the read still counts. */
 struct vmm_ring {
@@ -71,7 +80,7 @@ struct vmm_ring {
 	_Atomic uint64_t unstable;        /* readings without TSC_STABLE */
 	_Atomic uint64_t stopped;         /* GUEST_STOPPED seen and cleared */
 	_Atomic uint64_t gp_faults;       /* #GP taken (hostile guest) */
-	_Atomic uint64_t again;           /* deadlines armed by a line that had just gone, and armed again */
+	_Atomic uint64_t again;           /* deadlines armed again by the guest's timer: the line had just gone, or the interrupt came early */
 	uint64_t pad[6];
 	struct vmm_ring_entry entries[VMM_RING_ENTRIES];
 };

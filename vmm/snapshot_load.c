@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* snapshot_load.c - a machine out of a file: all of it is read and checked before anything is made of it. */
-#include "snapshot.h"
+#include "vmm.h"
+#include "saved.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -190,6 +191,7 @@ static int restore(struct machine *machine, const struct snapshot *snapshot, con
 	if (clock_resume(machine, &correction, problem) < 0)
 		return -1;
 	fault_reached(&options->fault, "restore:published");
+	vcpus_settle(machine); /* once more: each page as it was aimed, before a vCPU reads another's */
 	vcpus_resume(machine);
 	fault_reached(&options->fault, "restore:running");
 	return 0;

@@ -3,7 +3,8 @@
  * snapshot_save.c - a paused machine into a file. While the guest is stopped everything is copied under a temporary name; the disk is
  * waited for, and the name given, while it runs again.
  */
-#include "snapshot.h"
+#include "vmm.h"
+#include "saved.h"
 
 #include <errno.h>
 #include <fcntl.h>

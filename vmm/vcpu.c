@@ -190,14 +190,38 @@ static bool park(struct vcpu *vcpu, uint64_t stopped_ns)
 	return go_on;
 }
 
-/* One entry. 1: an exit was handled; 0: interrupted; -1: the guest has ended. */
-static int enter(struct vcpu *vcpu)
+/* The host has slept: nobody enters before control.c has seen to the clock. */
+static void wake_up(struct machine *machine)
 {
-	if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
-		if (errno == EINTR || errno == EAGAIN)
-			return 0;
+	uint64_t one = 1;
+
+	pthread_mutex_lock(&machine->lock);
+	atomic_store(&machine->hold, true);
+	if (!machine->slept)
+		(void)!write(machine->event_fd, &one, sizeof(one));
+	machine->slept = true;
+	pthread_mutex_unlock(&machine->lock);
+}
+
+static int run(int fd)
+{
+	return ioctl(fd, KVM_RUN, 0) < 0 ? -errno : 0;
+}
+
+/* One entry; or, with immediate_exit, what the last exit left half done. 1: an exit was handled; 0: none, for now; -1: the guest has ended. */
+static int enter(struct vcpu *vcpu, bool complete)
+{
+	int error = complete ? run(vcpu->fd) : pvclock_kvm_enter(vcpu->machine->clock.kvm, vcpu->fd);
+
+	if (error == -ESTALE) {
+		wake_up(vcpu->machine);
+		return 1; /* an exit may be half done, that this entry would have completed */
+	}
+	if (error == -EINTR || error == -EAGAIN)
+		return 0;
+	if (error < 0) {
 		struct problem problem;
-		fail(&problem, "vCPU %u: KVM_RUN: %s", vcpu->index, strerror(errno));
+		fail(&problem, "vCPU %u: KVM_RUN: %s", vcpu->index, strerror(-error));
 		end_machine(vcpu->machine, 1, &problem);
 		return -1;
 	}
@@ -209,15 +233,17 @@ static void *vcpu_thread(void *argument)
 	struct vcpu *vcpu = argument;
 	uint64_t stopped_ns = monotonic_ns();
 
+	vcpu->tid = gettid();
+	clock_name_thread(vcpu);
 	while (park(vcpu, stopped_ns)) {
 		int result = 0;
 
 		while (result >= 0 && !atomic_load(&vcpu->machine->hold))
-			result = enter(vcpu);
+			result = enter(vcpu, false);
 		stopped_ns = monotonic_ns();
 		while (result > 0) { /* half done: complete it, and whatever that leads to */
 			set_immediate_exit(vcpu, 1);
-			result = enter(vcpu);
+			result = enter(vcpu, true);
 		}
 	}
 	return NULL;
@@ -287,7 +313,8 @@ uint64_t vcpus_resume(struct machine *machine)
 	atomic_store(&machine->hold, false);
 	pthread_cond_broadcast(&machine->changed);
 	for (uint32_t i = 0; i < machine->threads && !machine->ended; i++) {
-		while (machine->vcpus[i].entered_ns == 0 && !machine->ended)
+		/* or one that went first has found that the host slept, and nobody else may */
+		while (machine->vcpus[i].entered_ns == 0 && !machine->ended && !atomic_load(&machine->hold))
 			pthread_cond_wait(&machine->changed, &machine->lock);
 		if (machine->vcpus[i].entered_ns < first)
 			first = machine->vcpus[i].entered_ns;

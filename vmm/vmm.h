@@ -39,6 +39,8 @@ struct options {
 	const char *payload;
 	const char *restore_path;        /* a snapshot to start from, or NULL */
 	enum pvclock_blackout restore_as;
+	bool own_steal;                  /* stolen time is told by this program; else by the kernel */
+	bool logind;                     /* the host's sleep is told beforehand */
 	bool same_boot;                  /* its record's slope is taken for this host's, if the record is of this boot */
 	char policy[256];                /* as pvclock_policy_parse takes it */
 	int memory_fd, control_fd;    /* inherited, or -1 */
@@ -64,7 +66,6 @@ enum wire_kind {
 };
 
 #define WIRE_SIZE_MAX (16u << 20)
-#define WIRE_SUM 0xcbf29ce484222325ull
 
 struct wire {
 	uint8_t *bytes;
@@ -75,8 +76,6 @@ struct wire {
 int wire_begin(struct wire *wire, struct problem *problem);
 /* Appends a section and returns its zeroed, 8-byte aligned space, valid until the next one; NULL: no memory. */
 void *wire_add(struct wire *wire, enum wire_kind kind, uint32_t index, size_t size, struct problem *problem);
-/* Streams: start with WIRE_SUM, and give sizes that are multiples of 8. */
-uint64_t wire_checksum(uint64_t sum, const void *bytes, size_t size);
 /* The header, after the last section: wire->bytes is then the state. */
 void wire_seal(struct wire *wire);
 /* To and from `offset` of a file. wire_write seals. */
@@ -96,6 +95,7 @@ struct vcpu {
 	struct kvm_run *run;
 	struct pvclock_vcpu *clock;
 	pthread_t thread;
+	_Atomic pid_t tid;   /* the same, as the kernel counts; 0: not there yet */
 	/* under the machine's lock */
 	bool parked;
 	bool settle;         /* asked to let KVM do what it postponed, while parked */
@@ -113,6 +113,14 @@ struct vmm_clock {
 	bool restored;
 };
 
+/* The thread that fires deadlines (timer.c). */
+struct vmm_timer {
+	pthread_t thread;
+	bool started;
+	_Atomic bool quit;
+	int event_fd; /* it is to ask anew */
+};
+
 struct machine {
 	int kvm_fd, vm_fd, memory_fd;
 	uint8_t *memory;
@@ -123,6 +131,9 @@ struct machine {
 	uint32_t vcpu_count;
 	struct vcpu vcpus[VMM_VCPUS_MAX];
 	struct vmm_clock clock;
+	bool own_steal;
+	struct vmm_timer timer;
+	struct kvm_cpuid2 *cpuid;   /* the vCPUs', but for what differs between them */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -132,12 +143,15 @@ struct machine {
 	bool ended;                 /* the guest is done, or broke; `code` and `problem` say how */
 	int code;
 	struct problem problem;
-	int event_fd;               /* readable once `ended` */
+	bool slept;                 /* the host did, and a vCPU found out */
+	int event_fd;               /* readable once `ended` or `slept` */
 };
 
 /* The VM, its memory and its vCPUs, with nothing in them. */
 int machine_create(struct machine *machine, const struct options *options, struct problem *problem);
 void machine_destroy(struct machine *machine);
+/* Adds these leaves to all vCPUs' CPUID; none has run. */
+int machine_add_leaves(struct machine *machine, const struct pvclock_cpuid *leaves, size_t count, struct problem *problem);
 bool machine_has_range(const struct machine *machine, uint64_t gpa, uint64_t size);
 int machine_save(struct machine *machine, struct wire *wire, struct problem *problem);
 int machine_restore(struct machine *machine, const struct wire *wire, struct problem *problem);
@@ -167,6 +181,8 @@ void clock_detach(struct machine *machine);
 int clock_start(struct machine *machine, struct problem *problem);
 int clock_pause(struct machine *machine, enum pvclock_blackout blackout, struct problem *problem);
 int clock_resume(struct machine *machine, struct pvclock_correction *correction, struct problem *problem);
+/* What the blackout is, if that is no longer what was said at the pause. */
+void clock_blackout(struct machine *machine, enum pvclock_blackout blackout);
 int clock_save(struct machine *machine, struct wire *wire, int64_t corrupt_bit, struct problem *problem);
 /* `host`: this host's own slope, or NULL for the record's; `change`: of the record's policy, or NULL. */
 int clock_restore(struct machine *machine, const struct wire *wire, enum pvclock_blackout blackout,
@@ -176,6 +192,17 @@ int clock_slope(const struct machine *machine, struct pvclock_slope *slope, stru
 /* Takes the slope of a state's record, if it was saved on this boot of this host; else proves this host's. */
 int clock_learn(struct machine *machine, const struct wire *wire, struct problem *problem);
 void clock_set_policy(struct machine *machine, const char *words);
+/* In a vCPU's own thread: what that is delayed is the guest's stolen time, if that is ours. */
+void clock_name_thread(struct vcpu *vcpu);
+
+/* --- the timer of deadlines that guests hand over (timer.c) --------------------------------------------- */
+
+int timer_open(struct machine *machine, struct problem *problem);
+/* After clock_attach. */
+int timer_start(struct machine *machine, struct problem *problem);
+void timer_stop(struct machine *machine);
+/* As struct pvclock_kvm_config wants it; ctx: the machine. */
+void timer_sooner(void *ctx, uint64_t wait_ns);
 
 /* --- snapshots (snapshot_save.c, snapshot_load.c) ---------------------------------------------------- */
 

@@ -7,42 +7,18 @@
  * about to overwrite is the only copy of a guest.
  */
 #include "vmm.h"
+#include "saved.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define WIRE_MAGIC 0x656d6d766b6c6370ull /* "pclkvmme", little-endian */
-#define WIRE_VERSION 2u
-
-struct wire_header {
-	uint64_t magic;
-	uint32_t version;
-	uint32_t sections;
-	uint64_t length;   /* of the whole state */
-	uint64_t checksum; /* of all after this header */
-};
-
 struct wire_section {
 	uint32_t kind;
 	uint32_t index;
 	uint64_t length; /* the next section starts at the next multiple of 8 */
 };
-
-/* FNV-1a's prime over 64-bit words: against accidents, not against forgers, and fast enough to stand in a blackout. */
-uint64_t wire_checksum(uint64_t sum, const void *from, size_t size)
-{
-	const uint8_t *bytes = from;
-
-	for (size_t i = 0; i + 8 <= size; i += 8) {
-		uint64_t word;
-		memcpy(&word, bytes + i, 8);
-		sum = (sum ^ word) * 0x100000001b3ull;
-		sum ^= sum >> 32; /* else the high bits never reach the low ones */
-	}
-	return sum;
-}
 
 static size_t padded(size_t size)
 {

@@ -4,9 +4,9 @@
  * filtered away from it. *Steer mode*: the kernel publishes, userspace aims it. *Stock*: neither; what KVM does by
  * itself, kept as a mode so that the difference can be measured.
  *
- * pvclock_kvm_handle_exit may be called from all vCPU threads at once, and pvclock_kvm_settle for each vCPU from its
- * own. The other functions of one struct pvclock_kvm are called by one thread at a time, and with every vCPU out of guest
- * mode, but for attaching, and adding, following and removing a vCPU that is not in it itself (hot-plug).
+ * pvclock_kvm_handle_exit may be called from all vCPU threads at once, pvclock_kvm_settle for each vCPU from its
+ * own, and pvclock_kvm_slept, _enter and _fire_deadlines at any time. The other functions of one struct pvclock_kvm are called by one
+ * thread at a time, and with every vCPU out of guest mode, but for attaching, and adding, following and removing a vCPU that is not in it itself (hot-plug).
  *
  * A guest that writes its own TSC (IA32_TSC, IA32_TSC_ADJUST) moves its counter, and its page moves with it, so that its clock does
  * not; in own mode that is an exit, too. Where the counters of two vCPUs then differ, TSC_STABLE is clear. A VMM whose filter keeps
@@ -46,6 +46,8 @@ struct pvclock_kvm_capabilities {
 	uint32_t tsc_khz;                  /* KVM_GET_TSC_KHZ */
 	bool master_clock;                 /* KVM_GET_CLOCK gives host_tsc once a vCPU exists and has run or the clock was set */
 	struct pvclock_reason master_clock_reason; /* why not */
+	bool steal_kernel;                 /* KVM tells guests their stolen time (KVM_FEATURE_STEAL_TIME) */
+	bool steal_own;                    /* userspace can: the kernel says how long a thread waited */
 	bool clock_guest;                  /* the kernel has KVM_[GS]ET_CLOCK_GUEST of its own, and it tells the truth */
 };
 
@@ -67,6 +69,18 @@ struct pvclock_kvm_config {
 	 */
 	const struct kvm_msr_filter *msr_filter;
 	uint64_t user_space_msr_mask; /* KVM_CAP_X86_USER_SPACE_MSR args[0] */
+	/*
+	 * How a vCPU gets an interrupt of ours (pvclock/interface.h): edge-triggered, to the one whose APIC has this identifier; called by
+	 * any thread; 0 or -errno. NULL: by KVM_SIGNAL_MSI, which needs KVM's own local APICs.
+	 */
+	int (*interrupt)(void *ctx, uint32_t apic, uint8_t vector);
+	void *interrupt_ctx;
+	/*
+	 * The next deadline of pvclock/interface.h is now sooner than pvclock_kvm_fire_deadlines said: call that again after wait_ns. By the
+	 * thread of a vCPU, or of pvclock_kvm_resume; it may call the library, but must not wait for those. NULL: nobody fires.
+	 */
+	void (*sooner)(void *ctx, uint64_t wait_ns);
+	void *sooner_ctx;
 };
 
 /*
@@ -105,6 +119,15 @@ int pvclock_kvm_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
  */
 int pvclock_kvm_handle_exit(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, struct kvm_run *run);
 
+/*
+ * Gives each vCPU whose deadline (PVCLOCK_MSR_DEADLINE) is due its interrupt: the APIC's identifier is the vCPU's index. The library has no
+ * timer: call this *wait_ns later, and when config.sooner says so, while vCPUs run or not. UINT64_MAX: nothing to wait for. Whoever calls it has to
+ * wait, or to make another one call it: what it was told, config.sooner will not tell again.
+ * While the VM is paused, and after a sleep of the host until it was paused and resumed (pvclock_kvm_slept), nothing fires; what came due
+ * meanwhile is fired by pvclock_kvm_resume. A deadline that is past when the guest writes it is fired by pvclock_kvm_handle_exit. 0, or the last error of an interrupt that could not be given; it is lost.
+ */
+int pvclock_kvm_fire_deadlines(struct pvclock_kvm *kvm, uint64_t *wait_ns);
+
 /* A vCPU's TSC offset: written, read back, and what really holds given to the engine. 0: honoured; -EOPNOTSUPP: KVM has no such attribute, or
  * ignored the write (*reason); the engine knows the truth either way. */
 int pvclock_kvm_set_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, uint64_t offset,
@@ -125,6 +148,8 @@ struct pvclock_correction {
 	int64_t residual_ns;
 	int64_t moved_ticks;    /* how far the line moved to follow a TSC whose offset could not be set */
 	uint64_t counted_ns, uncounted_ns; /* of the blackout, by the policy */
+	uint64_t error_ns;      /* the blackout was so long to this; PVCLOCK_ERROR_UNKNOWN: not known */
+	enum pvclock_cause cause;
 	unsigned int tries;     /* steer mode: KVM_SET_CLOCK calls */
 	uint64_t elapsed_ns;    /* what the correction itself took */
 };
@@ -134,7 +159,9 @@ struct pvclock_correction {
  * that is a new snapshot of its master clock, which would move a clock that was aimed before it by up to 1 ns. Steer
  * mode needs it once for every vCPU, after pvclock_kvm_restore and before pvclock_kvm_resume; in the other modes it
  * does nothing. Call it from the thread that will run the vCPU (another one costs the kernel a grace period), with
- * immediate_exit 0; KVM_SET_SIGNAL_MASK is unset afterwards. No guest instruction runs.
+ * immediate_exit 0; KVM_SET_SIGNAL_MASK is unset afterwards. No guest instruction runs. Also between the pause and the resume after a sleep of
+ * the host. KVM then writes the vCPU's page, with its clock as it is: so settle once more after the resume, before any vCPU runs, as
+ * one may read another's page.
  */
 int pvclock_kvm_settle(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu);
 
@@ -149,6 +176,19 @@ int pvclock_kvm_settle(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu);
  */
 int pvclock_kvm_pause(struct pvclock_kvm *kvm);
 int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason);
+
+/*
+ * Whether the host has slept since the last pause or resume, or since it was attached. Linux interrupts KVM_RUN for it, and returns when it
+ * is awake again: so each vCPU's thread asks before each KVM_RUN (pvclock_kvm_enter), and where the answer is yes nobody enters before the VMM
+ * has paused and resumed. That does what the policy says of a suspend, whatever blackout it was found in, and tells the guest. Two reads of clocks; any thread.
+ */
+bool pvclock_kvm_slept(struct pvclock_kvm *kvm);
+
+/*
+ * KVM_RUN, unless the host has slept: the same question, and no window between it and the entry (docs/spec/suspend.md says how). 0 or
+ * -errno; -ESTALE: it has. By the thread that runs this vCPU.
+ */
+int pvclock_kvm_enter(struct pvclock_kvm *kvm, int vcpu_fd);
 
 /*
  * What the blackout is that began with the last pause, where it is not a plain one; the policy has a word for each. Until

@@ -54,7 +54,54 @@ struct pvclock_wall_clock {
 	uint32_t nsec;
 };
 
+/* Why the guest did not run. */
+enum pvclock_cause {
+	PVCLOCK_CAUSE_NONE = 0,    /* it never stood still */
+	PVCLOCK_CAUSE_SUSPEND,     /* the host slept */
+	PVCLOCK_CAUSE_PAUSE,
+	PVCLOCK_CAUSE_SNAPSHOT,    /* from the save to this restore */
+	PVCLOCK_CAUSE_MIGRATION,   /* from one host to another */
+	PVCLOCK_CAUSE_LIVE_UPDATE, /* from one VMM to the next on the same host */
+};
+
+#define PVCLOCK_SUSPEND_MAGIC 0x55535650u /* "PVSU" */
+#define PVCLOCK_SUSPEND_VERSION 1u
+
+/*
+ * Time that passed while the guest did not run: docs/spec/suspend.md. For any OS and architecture; the host writes, the guest
+ * reads, by the same protocol as above with `sequence` for version. Sums since the machine began, on all its hosts: a guest that
+ * misses an announcement misses nothing. Little-endian; 8-byte aligned.
+ */
+struct pvclock_suspend_page {
+	uint32_t magic, version;   /* 0: nobody writes here */
+	uint32_t sequence;         /* odd while the host writes */
+	uint32_t cause;            /* enum pvclock_cause, of the last time */
+	uint64_t count;            /* how often */
+	uint64_t uncounted_ns;     /* passed in all, and system time does not count it: clocks of the day, and BOOTTIME, add it */
+	uint64_t counted_ns;       /* passed in all, and system time counts it */
+	uint64_t last_ns;          /* of these, the last time */
+	uint64_t error_ns;         /* the true sum is this close to uncounted_ns + counted_ns; UINT64_MAX: not known */
+	uint64_t counter;          /* the guest's counter (x86: TSC) from which on all this holds */
+};
+
+/*
+ * How long a vCPU was ready to run and the host did not run it. version as above. `preempted` says that it is so right now, which only a kernel
+ * can say: 0 where userspace writes this page (docs/steal.md). Little-endian; 64-byte aligned.
+ */
+struct pvclock_steal_page {
+	uint64_t steal;      /* ns, of which only the difference of two readings means something */
+	uint32_t version;
+	uint32_t flags;      /* 0 */
+	uint8_t preempted;
+	uint8_t pad[3];
+	uint32_t reserved[11];
+};
+
 #ifndef __cplusplus
+_Static_assert(sizeof(struct pvclock_steal_page) == 64, "KVM ABI");
+_Static_assert(offsetof(struct pvclock_steal_page, version) == 8, "KVM ABI");
+_Static_assert(offsetof(struct pvclock_steal_page, flags) == 12, "KVM ABI");
+_Static_assert(offsetof(struct pvclock_steal_page, preempted) == 16, "KVM ABI");
 _Static_assert(sizeof(struct pvclock_page) == 32, "pvclock ABI");
 _Static_assert(offsetof(struct pvclock_page, version) == 0, "pvclock ABI");
 _Static_assert(offsetof(struct pvclock_page, tsc_timestamp) == 8, "pvclock ABI");
@@ -65,6 +112,15 @@ _Static_assert(offsetof(struct pvclock_page, flags) == 29, "pvclock ABI");
 _Static_assert(sizeof(struct pvclock_wall_clock) == 12, "pvclock ABI");
 _Static_assert(offsetof(struct pvclock_wall_clock, sec) == 4, "pvclock ABI");
 _Static_assert(offsetof(struct pvclock_wall_clock, nsec) == 8, "pvclock ABI");
+_Static_assert(sizeof(struct pvclock_suspend_page) == 64, "docs/spec/suspend.md");
+_Static_assert(offsetof(struct pvclock_suspend_page, sequence) == 8, "docs/spec/suspend.md");
+_Static_assert(offsetof(struct pvclock_suspend_page, cause) == 12, "docs/spec/suspend.md");
+_Static_assert(offsetof(struct pvclock_suspend_page, count) == 16, "docs/spec/suspend.md");
+_Static_assert(offsetof(struct pvclock_suspend_page, uncounted_ns) == 24, "docs/spec/suspend.md");
+_Static_assert(offsetof(struct pvclock_suspend_page, counted_ns) == 32, "docs/spec/suspend.md");
+_Static_assert(offsetof(struct pvclock_suspend_page, last_ns) == 40, "docs/spec/suspend.md");
+_Static_assert(offsetof(struct pvclock_suspend_page, error_ns) == 48, "docs/spec/suspend.md");
+_Static_assert(offsetof(struct pvclock_suspend_page, counter) == 56, "docs/spec/suspend.md");
 #endif
 
 /* --- shared words ------------------------------------------------------------------- */
@@ -150,12 +206,47 @@ void pvclock_page_write(void *page, const struct pvclock_line *line, uint8_t fla
  */
 void pvclock_wall_clock_write(void *page, uint64_t ns_since_epoch);
 
+/* What a suspend page says. */
+struct pvclock_suspend {
+	enum pvclock_cause cause;
+	uint64_t count, uncounted_ns, counted_ns, last_ns, error_ns, counter;
+	uint32_t sequence; /* of what was read; even */
+};
+
+/* "none", "suspend", "pause", "snapshot", "migration", "live-update"; "?" for what is none. */
+const char *pvclock_cause_name(enum pvclock_cause cause);
+
+/* Writes all of it but `sequence`, which goes on from the page's. `page`: 8-byte aligned, 64 bytes; else as above. */
+void pvclock_suspend_write(void *page, const struct pvclock_suspend *suspend);
+
+/* Writes stolen time, and that the vCPU is not preempted; flags are left alone. `page`: 4-byte aligned, 64 bytes; else as above. */
+void pvclock_steal_write(void *page, uint64_t ns);
+
+/* --- seconds ------------------------------------------------------------------------ */
+
+/*
+ * floor(ns / 10^9), and *nsec the rest: 64 bits, by a product rather than a division, which a 32-bit kernel has no function for.
+ *
+ * With a = floor(ns / 2^9) and d = 10^9 / 2^9 = 1953125 it is floor(a / d). m = ceil(2^84 / d) fits 64 bits, and m * d = 2^84 + e
+ * with 0 <= e < d < 2^21. So a * m / 2^84 = a / d + a * e / (d * 2^84), and as a * e < 2^55 * 2^21 < 2^84 that adds less than 1 / d:
+ * too little to reach the next integer.
+ */
+static inline uint64_t pvclock_seconds(uint64_t ns, uint32_t *nsec)
+{
+	pvclock_word low;
+	uint64_t seconds = pvclock_word_mul((pvclock_word)(ns >> 9), (pvclock_word)UINT64_C(0x89705f4136b4a598), &low) >> 20;
+
+	*nsec = (uint32_t)(ns - seconds * 1000000000u);
+	return seconds;
+}
+
 /* --- readers (both sides) ----------------------------------------------------------- */
 
 enum pvclock_read {
 	PVCLOCK_READ_OK = 0,
 	PVCLOCK_READ_BUSY,    /* version stayed odd, or kept changing, for as long as the reader was ready to try */
 	PVCLOCK_READ_INVALID, /* mul 0 (a page never written), or shift outside -31 ... 31 */
+	PVCLOCK_READ_KERNEL,  /* user code's reader (clock.h) only: the kernel has to be asked */
 };
 
 /* A consistent copy of a page. */
@@ -173,6 +264,12 @@ enum pvclock_read pvclock_page_read(const void *page, struct pvclock_snapshot *o
 
 /* The same for the wall clock: UTC ns since the epoch at system time 0. INVALID: nsec >= 10^9 or version 0. */
 enum pvclock_read pvclock_wall_clock_read(const void *page, uint64_t *ns_since_epoch);
+
+/* And for what passed without the guest; later versions have these fields, too. INVALID: nobody writes this page. */
+enum pvclock_read pvclock_suspend_read(const void *page, struct pvclock_suspend *out);
+
+/* And for stolen time, ns. There is nothing by which it could be INVALID. */
+enum pvclock_read pvclock_steal_read(const void *page, uint64_t *ns);
 
 const char *pvclock_read_text(enum pvclock_read result);
 

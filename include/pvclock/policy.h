@@ -48,6 +48,8 @@ const char *pvclock_passing_name(enum pvclock_passing passing);
 bool pvclock_blackout_parse(const char *name, enum pvclock_blackout *blackout);
 bool pvclock_passing_parse(const char *name, enum pvclock_passing *passing);
 
+#define PVCLOCK_ERROR_UNKNOWN UINT64_MAX
+
 /* What was done to this clock since the VM began, on all its hosts. */
 struct pvclock_account {
 	uint64_t blackouts;
@@ -56,18 +58,18 @@ struct pvclock_account {
 	uint64_t rate_changes;
 	uint64_t residual_ns_max; /* of all corrections */
 	int64_t moved_ticks;      /* by offsets that could not be set */
+	uint64_t error_ns;        /* the true length of them all is this close to the two sums; PVCLOCK_ERROR_UNKNOWN: not known */
 };
 
 /*
  * What a person says of it: "snapshot=advance,advance_max_ns=60000000000,fall_back=true", of a blackout's name each, and the
- * two others ("none" for no bound). Instead of commas there may be lines, and # begins a comment: a file's text. What is not named stays. 0; -EINVAL with a reason that names the word: nothing has
- * changed.
+ * two others ("none" for no bound). Instead of commas there may be lines, and # begins a comment: a file's text. What is not named
+ * stays. 0; -EINVAL with a reason that names the word: nothing has changed.
  */
 int pvclock_policy_parse(struct pvclock_policy *policy, const char *text, struct pvclock_reason *reason);
 
 /* --- a host's time --------------------------------------------------------------------------- */
 
-#define PVCLOCK_ERROR_UNKNOWN UINT64_MAX
 #define PVCLOCK_BOOT_ID_SIZE 16
 
 /* One instant of a host, by each of its clocks. Those that count from the epoch are ns since 1970. */

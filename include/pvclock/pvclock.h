@@ -3,7 +3,10 @@
 #ifndef PVCLOCK_PVCLOCK_H
 #define PVCLOCK_PVCLOCK_H
 
+#include <pvclock/clock.h>
+#include <pvclock/deadline.h>
 #include <pvclock/guest.h>
+#include <pvclock/interface.h>
 #include <pvclock/kvm.h>
 #include <pvclock/line.h>
 #include <pvclock/os.h>

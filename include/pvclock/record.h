@@ -12,8 +12,11 @@
 extern "C" {
 #endif
 
-/* What is written. Version 1, which knew one host only, is read: its policy is the default, its times but one unknown. */
-#define PVCLOCK_RECORD_VERSION 2u
+/*
+ * What is written. Version 1, which knew one host only, is read: its policy is the default, its times but one unknown. So is version 2,
+ * which knew nothing of pvclock/interface.h.
+ */
+#define PVCLOCK_RECORD_VERSION 3u
 #define PVCLOCK_RECORD_VCPUS_MAX 4096u
 
 struct pvclock_record_vcpu {
@@ -24,6 +27,8 @@ struct pvclock_record_vcpu {
 	struct pvclock_tsc_transform tsc;
 	uint64_t tsc_adjust;      /* IA32_TSC_ADJUST */
 	uint64_t tsc_deadline;    /* IA32_TSC_DEADLINE, in the guest's ticks; 0: none is armed */
+	uint64_t deadline_control, deadline_ns; /* MSRs of pvclock/interface.h; 0: unused, none is armed */
+	uint64_t steal_msr, steal_ns; /* as the guest wrote it, and what its page says; 0 also where the kernel owns it */
 };
 
 struct pvclock_record {
@@ -41,6 +46,7 @@ struct pvclock_record {
 	uint64_t system_time;           /* the clock at time.at, ns (the legacy form) */
 	struct pvclock_policy policy;
 	struct pvclock_account account;
+	uint64_t suspend_control, suspend_msr; /* MSRs of pvclock/interface.h; 0: the guest is not told */
 	uint32_t vcpu_count;
 	struct pvclock_record_vcpu *vcpus; /* by ascending index; owned by the record */
 };

@@ -20,7 +20,7 @@ static int64_t raw_ns(void)
 	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-static int ask_ahead(struct qemu *vm, struct between *ahead)
+int blackout_ask_ahead(struct qemu *vm, struct between *ahead)
 {
 	*ahead = (struct between){ INT64_MIN, INT64_MAX };
 	for (unsigned int i = 0; i < QUESTIONS; i++) {
@@ -65,7 +65,7 @@ int blackout_begin(struct run *run, struct qemu *from, struct blackout *blackout
 {
 	blackout->jumped_ns = run->verdict.jump_sum;
 	blackout->by_page = run->verdict.by_page;
-	return ask_ahead(from, &blackout->before) || run_begin(run, from) ? -1 : 0;
+	return blackout_ask_ahead(from, &blackout->before) || run_begin(run, from) ? -1 : 0;
 }
 
 struct between blackout_gained(const struct blackout *blackout)
@@ -75,33 +75,12 @@ struct between blackout_gained(const struct blackout *blackout)
 
 /* --- beforehand ---------------------------------------------------------------------------------- */
 
-/* How often an event is in a preload's log, and the last one: a new reference, or NULL. */
-static unsigned int find_events(struct qemu *vm, const char *event, json_t **last)
-{
-	char *text = qemu_read(vm, vm->preload);
-	unsigned int count = 0;
-
-	*last = NULL;
-	for (const char *line = text; line && *line; line += strcspn(line, "\n"), line += *line == '\n') {
-		json_t *entry = json_loadb(line, strcspn(line, "\n"), 0, NULL);
-
-		if (json_is_object(entry) && !strcmp(lab_text(entry, "event", ""), event)) {
-			json_decref(*last);
-			*last = json_incref(entry);
-			count++;
-		}
-		json_decref(entry);
-	}
-	free(text);
-	return count;
-}
-
 /* The last one, or NULL with a sentence. */
 static json_t *last_event(struct run *run, struct qemu *vm, const char *event)
 {
 	json_t *last;
 
-	if (find_events(vm, event, &last) == 0)
+	if (qemu_find_events(vm, event, &last) == 0)
 		lab_fail(run->lab, "%s's preload has not told of any \"%s\".", vm->name, event);
 	return last;
 }
@@ -217,7 +196,7 @@ int blackout_judge(struct run *run, struct qemu *to, struct foretold_limits limi
 
 	limits.host = to->peer ? &run->there->slope : &run->here->slope;
 	limits.jump_ns = strcmp(run->who, "own") ? 1 : 0;
-	if (ask_ahead(to, &blackout->after))
+	if (blackout_ask_ahead(to, &blackout->after))
 		return -1;
 	if (!strcmp(run->who, "stock"))
 		return 0;
@@ -275,7 +254,7 @@ int blackout_check_arrival(struct run *run, struct qemu *vm, int64_t jump_ns)
 	const char *missing;
 	char sentence[256];
 	json_t *arrive;
-	unsigned int arrivals = find_events(vm, "arrive", &arrive);
+	unsigned int arrivals = qemu_find_events(vm, "arrive", &arrive);
 	bool first = vm->arrivals == 0 && vm->arrived, recorded = json_is_true(json_object_get(arrive, "recorded"));
 	int result = 0;
 

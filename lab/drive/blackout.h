@@ -25,6 +25,9 @@ struct blackout {
 	unsigned int by_page;
 };
 
+/* The guest's CLOCK_BOOTTIME minus this host's CLOCK_MONOTONIC_RAW. */
+int blackout_ask_ahead(struct qemu *vm, struct between *ahead);
+
 /* All of it needs a host's rate: of this one, or the peer. A busy machine may need a second look. */
 int blackout_know_host(struct run *run, bool peer);
 /* The guest that is about to be stopped. */

@@ -410,3 +410,23 @@ int qemu_resources(struct qemu *vm, long *descriptors, long *memory_kb)
 		       ? 0
 		       : lab_fail(vm->lab, "What QEMU holds cannot be read: %s.", strerror(errno));
 }
+
+unsigned int qemu_find_events(struct qemu *vm, const char *event, json_t **last)
+{
+	char *text = vm->lab && vm->preload[0] ? qemu_read(vm, vm->preload) : NULL;
+	unsigned int count = 0;
+
+	*last = NULL;
+	for (const char *line = text; line && *line; line += strcspn(line, "\n"), line += *line == '\n') {
+		json_t *entry = json_loadb(line, strcspn(line, "\n"), 0, NULL);
+
+		if (json_is_object(entry) && !strcmp(lab_text(entry, "event", ""), event)) {
+			json_decref(*last);
+			*last = json_incref(entry);
+			count++;
+		}
+		json_decref(entry);
+	}
+	free(text);
+	return count;
+}

@@ -62,6 +62,9 @@ void qemu_explain(struct qemu *vm);
 /* What a log of it holds; allocated. */
 char *qemu_read(struct qemu *vm, const char *path);
 
+/* How often an event is in its preload's log, and the last one: a new reference, or NULL. */
+unsigned int qemu_find_events(struct qemu *vm, const char *event, json_t **last);
+
 /* Waits until query-status says `status`. 0, or -1 with a sentence. */
 int qemu_wait_status(struct qemu *vm, const char *status, int timeout_ms);
 

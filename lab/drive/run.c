@@ -110,18 +110,15 @@ int run_begin(struct run *run, struct qemu *vm)
 /* The guest's TSC when its clock was given another rate, as the preload tells it; 0: it was not, or nobody tells. */
 static uint64_t switched_at(struct qemu *vm)
 {
-	char *text = vm->lab && vm->preload[0] ? qemu_read(vm, vm->preload) : NULL;
+	json_t *last;
 	uint64_t tick = 0;
+	double rate;
 
-	for (const char *line = text; line && *line; line += strcspn(line, "\n"), line += *line == '\n') {
-		json_t *entry = json_loadb(line, strcspn(line, "\n"), 0, NULL);
-		double rate = json_number_value(json_object_get(entry, "rate_ppb"));
-
-		if (json_is_object(entry) && !strcmp(lab_text(entry, "event", ""), "arrive"))
-			tick = rate < 0 || rate > 0 ? (uint64_t)lab_number(entry, "tsc", 0) : 0;
-		json_decref(entry);
-	}
-	free(text);
+	qemu_find_events(vm, "arrive", &last);
+	rate = json_number_value(json_object_get(last, "rate_ppb"));
+	if (rate < 0 || rate > 0)
+		tick = (uint64_t)lab_number(last, "tsc", 0);
+	json_decref(last);
 	return tick;
 }
 
@@ -349,14 +346,33 @@ static void take_extra(struct run *run)
 		run_note(run, "lost", json_string(verdict->lost));
 }
 
+static void name_row(const struct run *run, struct row *row)
+{
+	snprintf(row->scenario, sizeof(row->scenario), "%s", run->scenario);
+	snprintf(row->who, sizeof(row->who), "%s", run->who);
+	snprintf(row->mode, sizeof(row->mode), "%s", run->who);
+	snprintf(row->where, sizeof(row->where), "%s", run->lab->where);
+	snprintf(row->kernel, sizeof(row->kernel), "%s", run->here->kernel);
+}
+
+struct row *run_bring(struct run *run)
+{
+	struct row *row;
+
+	run->brought = calloc(1, sizeof(*run->brought));
+	row = run->brought ? rows_add(run->brought) : NULL;
+	if (row)
+		name_row(run, row);
+	else
+		lab_fail(run->lab, "Memory is out.");
+	return row;
+}
+
 void run_row(struct run *run, struct row *row)
 {
 	const struct verdict *verdict = &run->verdict;
 
-	snprintf(row->scenario, sizeof(row->scenario), "%s", run->scenario);
-	snprintf(row->who, sizeof(row->who), "%s", run->who);
-	snprintf(row->where, sizeof(row->where), "%s", run->lab->where);
-	snprintf(row->kernel, sizeof(row->kernel), "%s", run->here->kernel);
+	name_row(run, row);
 	snprintf(row->mode, sizeof(row->mode), "%s",
 		 verdict->mode[0]	     ? verdict->mode
 		 : strcmp(run->who, "stock") ? "?"

@@ -218,11 +218,18 @@ const struct scenario scenarios[] = {
 	  play_deadlines },
 	{ "deadline-new-rate", "the same, to a host of another TSC rate, and back", NEEDS_KVM | NEEDS_PEER, false, 300,
 	  play_deadlines_new_rate },
+	{ "deadline-ns", "deadlines that the host keeps in ns, through live updates and pauses of our own VMM", NEEDS_KVM, true, 300,
+	  play_deadline_ns },
 	{ "vcpu-offsets", "a guest whose vCPUs' TSCs differ, between two QEMUs on one host", NEEDS_KVM, true, 300, play_vcpu_offsets },
 	{ "nested", "a guest's guest; the middle one's clock is kvm-clock", NEEDS_KVM | NEEDS_SHARES, false, 500,
 	  play_nested },
 	{ "nested-hyperv", "the same; the middle one's clock is Hyper-V's TSC page", NEEDS_KVM | NEEDS_SHARES, false,
 	  500, play_nested_hyperv },
+	{ "host-suspend", "the host sleeps (S3), 4 s each: not counted, counted", NEEDS_KVM | NEEDS_SLEEP, true, 300, play_host_suspend },
+	{ "suspend-told", "the same under a guest of ours, which is told: in memory, by an interrupt, before it runs", NEEDS_KVM | NEEDS_SLEEP, true,
+	  300, play_suspend_told },
+	{ "watchdog-quiet", "the host sleeps for a minute, and the guest's watchdogs say nothing", NEEDS_KVM | NEEDS_SLEEP, false, 600,
+	  play_watchdog_quiet },
 	{ "linux-stock-peer", "from a QEMU with the preload to one without, and back", NEEDS_PRELOAD, false, 400,
 	  play_stock_peer },
 	{ "linux-faults", "panic, kill -9 in mid-migration, a full disk", NEEDS_PRELOAD, false, 900, play_faults },
@@ -250,6 +257,8 @@ const char *scenario_lacks(const struct scenario *scenario, const struct lab *la
 		return "there is nothing of it in stock.";
 	if ((scenario->needs & NEEDS_SHARES) && (stat("/p", &status) || stat("/out", &status)))
 		return "it needs the lab's folders /p and /out; run it there.";
+	if ((scenario->needs & NEEDS_SLEEP) && !getenv("LAB_MAY_SLEEP"))
+		return "it puts its host to sleep; run it in a host of the lab that may (lab/boot.sh --local).";
 	return NULL;
 }
 

@@ -10,6 +10,7 @@ enum scenario_needs {
 	NEEDS_PEER = 1,    /* a second host */
 	NEEDS_KVM = 2,     /* an emulator's guest would show nothing */
 	NEEDS_PRELOAD = 4, /* shows nothing of stock */
+	NEEDS_SLEEP = 16,  /* a host of the lab, on copies of its shares (lab/boot.sh --local) */
 	NEEDS_SHARES = 8,  /* the lab's folders: a guest that is a host mounts them */
 };
 
@@ -48,6 +49,13 @@ int migrate_new_rate(struct run *run, struct qemu_options *guest, unsigned int e
 int play_deadlines(struct run *run);
 int play_deadlines_new_rate(struct run *run);
 int play_vcpu_offsets(struct run *run);
+/* The row's columns about them. */
+void deadlines_note(struct run *run, struct deadlines *deadlines);
+/* scenario_vmm.c */
+int play_deadline_ns(struct run *run);
+void scenario_vmm_path(const struct run *run, const char *below, char path[LAB_PATH]); /* what was built beside this program, of vmm/ */
+/* scenario_told.c */
+int play_suspend_told(struct run *run);
 /* scenario_time.c */
 int play_snapshot_advance(struct run *run);
 int play_snapshot_freeze(struct run *run);
@@ -58,6 +66,9 @@ int play_two_hosts(struct run *run);
 /* scenario_nested.c */
 int play_nested(struct run *run);
 int play_nested_hyperv(struct run *run);
+/* scenario_sleep.c */
+int play_host_suspend(struct run *run);
+int play_watchdog_quiet(struct run *run);
 /* scenario_faults.c */
 int play_faults(struct run *run);
 

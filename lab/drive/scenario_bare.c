@@ -52,6 +52,17 @@ static json_t *early_ones(const struct deadlines *deadlines)
 	return list;
 }
 
+void deadlines_note(struct run *run, struct deadlines *deadlines)
+{
+	run_note(run, "deadlines", json_integer((json_int_t)deadlines->taken));
+	run_note(run, "deadlines_across", json_integer((json_int_t)deadlines->across));
+	run_note(run, "deadlines_early", json_integer((json_int_t)deadlines->early));
+	run_note(run, "deadlines_early_across", json_integer((json_int_t)deadlines->early_across));
+	run_note(run, "early", early_ones(deadlines));
+	run_note(run, "late_us", lateness_us(&deadlines->quiet));
+	run_note(run, "late_us_across", lateness_us(&deadlines->disturbed));
+}
+
 /*
  * None missed, and across an event never early; how late is told beside those that nothing came between. What is not promised is measured:
  * stock, and where nothing happened. There it is KVM alone that fires: it reads its clock and then the TSC (start_sw_tscdeadline), and a host
@@ -61,13 +72,7 @@ static int judge(struct run *run)
 {
 	struct deadlines *deadlines = &run->bare->deadlines;
 
-	run_note(run, "deadlines", json_integer((json_int_t)deadlines->taken));
-	run_note(run, "deadlines_across", json_integer((json_int_t)deadlines->across));
-	run_note(run, "deadlines_early", json_integer((json_int_t)deadlines->early));
-	run_note(run, "deadlines_early_across", json_integer((json_int_t)deadlines->early_across));
-	run_note(run, "early", early_ones(deadlines));
-	run_note(run, "late_us", lateness_us(&deadlines->quiet));
-	run_note(run, "late_us_across", lateness_us(&deadlines->disturbed));
+	deadlines_note(run, deadlines);
 	if (!strcmp(run->who, "stock") || run->unjudged)
 		return 0;
 	if (deadlines->early_across || deadlines->unpaired)

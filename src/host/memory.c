@@ -113,6 +113,7 @@ void pvclock_vm_resolve(struct pvclock_vcpu *vcpu)
 		pvclock_vm_find_place(vcpu->vm, vcpu_page_address(vcpu->system_time_msr), sizeof(struct pvclock_page), &vcpu->page);
 	else
 		vcpu->page = (struct place){ 0 };
+	pvclock_vm_resolve_steal(vcpu);
 }
 
 static void resolve_all(struct pvclock_vm *vm)
@@ -121,6 +122,7 @@ static void resolve_all(struct pvclock_vm *vm)
 
 	for (i = 0; i < vm->vcpu_count; i++)
 		pvclock_vm_resolve(vm->vcpus[i]);
+	pvclock_vm_resolve_suspend(vm);
 }
 
 int pvclock_vm_add_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size, void *host, unsigned int flags)

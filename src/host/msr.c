@@ -87,8 +87,11 @@ int pvclock_vcpu_write_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t val
 	case PVCLOCK_MSR_WALL_CLOCK_OLD:
 		error = write_wall_clock(vcpu->vm, value);
 		break;
+	case PVCLOCK_MSR_STEAL_TIME:
+		error = pvclock_vm_write_steal_msr(vcpu, value);
+		break;
 	default:
-		error = -ENOENT;
+		error = pvclock_interface_write(vcpu, msr, value);
 	}
 	pthread_mutex_unlock(&vcpu->vm->lock);
 	return error;
@@ -108,8 +111,12 @@ int pvclock_vcpu_read_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t *val
 	case PVCLOCK_MSR_WALL_CLOCK_OLD:
 		*value = vcpu->vm->wall_clock_msr;
 		break;
+	case PVCLOCK_MSR_STEAL_TIME:
+		error = vcpu->vm->owns_steal ? 0 : -ENOENT;
+		*value = error ? *value : vcpu->steal_msr;
+		break;
 	default:
-		error = -ENOENT;
+		error = pvclock_interface_read(vcpu, msr, value);
 	}
 	pthread_mutex_unlock(&vcpu->vm->lock);
 	return error;
@@ -131,8 +138,13 @@ int pvclock_vcpu_restore_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t v
 	case PVCLOCK_MSR_WALL_CLOCK_OLD:
 		vcpu->vm->wall_clock_msr = value;
 		break;
+	case PVCLOCK_MSR_STEAL_TIME:
+		error = pvclock_steal_check(value) ? 0 : -EINVAL;
+		if (error == 0)
+			pvclock_vm_restore_steal(vcpu, value, NULL);
+		break;
 	default:
-		error = -ENOENT;
+		error = pvclock_interface_restore(vcpu, msr, value);
 	}
 	pthread_mutex_unlock(&vcpu->vm->lock);
 	return error;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* os_linux.c - the ops table of the machine this program runs on. */
 #define _GNU_SOURCE
+#include "os_linux.h"
+
 #include <pvclock/os.h>
 
 #include <cpuid.h>
@@ -210,6 +212,7 @@ static const struct pvclock_os_ops ops = {
 	.sleep = sleep_ns,
 	.clock_page = clock_page,
 	.adjtimex = time_status,
+	.enter = pvclock_linux_enter,
 };
 
 static const struct pvclock_os linux_os = { .ops = &ops, .ctx = NULL };

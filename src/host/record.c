@@ -41,6 +41,8 @@ int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record)
 	record->system_time = pvclock_vm_system_time(vm, record->time.at);
 	record->policy = vm->policy;
 	record->account = vm->account;
+	record->suspend_control = vm->suspend_control;
+	record->suspend_msr = vm->suspend_msr;
 	record->vcpu_count = (uint32_t)vm->vcpu_count;
 	for (i = 0; i < vm->vcpu_count; i++) {
 		const struct pvclock_vcpu *vcpu = vm->vcpus[i];
@@ -51,6 +53,10 @@ int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record)
 			.old_msrs = vcpu->old_msrs,
 			.guest_stopped = vcpu->stop_pending,
 			.tsc = vcpu->tsc,
+			.deadline_control = vcpu->deadline_control,
+			.deadline_ns = vcpu->deadline_ns,
+			.steal_msr = vcpu->steal_msr,
+			.steal_ns = vcpu->steal_ns,
 		};
 	}
 out:
@@ -115,12 +121,19 @@ int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm 
 	vm->policy = record->policy;
 	vm->account = record->account;
 	vm->wall_clock_msr = record->wall_clock_msr;
+	vm->suspend_control = record->suspend_control;
+	vm->suspend_msr = record->suspend_msr;
+	pvclock_vm_resolve_suspend(vm);
 	for (i = 0; i < vm->vcpu_count; i++) {
 		struct pvclock_vcpu *vcpu = vm->vcpus[i];
 
 		vcpu->system_time_msr = record->vcpus[i].system_time_msr;
 		vcpu->old_msrs = record->vcpus[i].old_msrs;
 		vcpu->stop_pending = record->vcpus[i].guest_stopped;
+		vcpu->deadline_control = record->vcpus[i].deadline_control;
+		vcpu->deadline_ns = record->vcpus[i].deadline_ns;
+		if (vm->owns_steal)
+			pvclock_vm_restore_steal(vcpu, record->vcpus[i].steal_msr, &record->vcpus[i].steal_ns);
 		pvclock_vm_resolve(vcpu);
 	}
 	pvclock_vm_set_line(vm, &record->line, &record->reference, &record->host);

@@ -4,7 +4,7 @@
  * is read; one check of the ranges serves both too, so that nothing is written that would be refused.
  *
  *   0  8  magic "PVCLKREC"         all little-endian
- *   8  4  version (2; 1 is read)
+ *   8  4  version (3; 1 and 2 are read)
  *  12  4  length of the whole in bytes
  *  16  4  CRC-32 (IEEE 802.3) of the whole with these four bytes zero
  *  20     the fields, in the order of walk_record(), then vcpu_count times those of walk_vcpu()
@@ -27,7 +27,7 @@
 /* By version: header and walk_record(), and walk_vcpu(). */
 static const struct {
 	size_t fixed, vcpu;
-} sizes[PVCLOCK_RECORD_VERSION + 1] = { [1] = { 116, 36 }, [2] = { 236, 52 } };
+} sizes[PVCLOCK_RECORD_VERSION + 1] = { [1] = { 116, 36 }, [2] = { 236, 52 }, [3] = { 260, 84 } };
 
 #define FLAG_STABLE 1u
 #define FLAG_OLD_MSRS 1u
@@ -161,6 +161,11 @@ static void walk_record(struct cursor *cursor, struct pvclock_record *record, st
 		walk_policy(cursor, &record->policy, &small->policy);
 		walk_account(cursor, &record->account);
 	}
+	if (cursor->version >= 3) {
+		walk_u64(cursor, &record->account.error_ns);
+		walk_u64(cursor, &record->suspend_control);
+		walk_u64(cursor, &record->suspend_msr);
+	}
 }
 
 static void walk_vcpu(struct cursor *cursor, struct pvclock_record_vcpu *vcpu, struct small_fields *small)
@@ -175,6 +180,12 @@ static void walk_vcpu(struct cursor *cursor, struct pvclock_record_vcpu *vcpu, s
 	if (cursor->version >= 2) {
 		walk_u64(cursor, &vcpu->tsc_adjust);
 		walk_u64(cursor, &vcpu->tsc_deadline);
+	}
+	if (cursor->version >= 3) {
+		walk_u64(cursor, &vcpu->deadline_control);
+		walk_u64(cursor, &vcpu->deadline_ns);
+		walk_u64(cursor, &vcpu->steal_msr);
+		walk_u64(cursor, &vcpu->steal_ns);
 	}
 }
 
@@ -232,6 +243,11 @@ static bool check_record(const struct pvclock_record *record, struct pvclock_rea
 	if (record->wall_clock_msr % 4 != 0)
 		return REFUSE(reason, "The record's wall clock address 0x%" PRIx64 " is not 4-byte aligned.",
 			      record->wall_clock_msr);
+	if (!pvclock_interface_check(PVCLOCK_MSR_SUSPEND, record->suspend_msr))
+		return REFUSE(reason, "The record's suspend page address 0x%" PRIx64 " is not 8-byte aligned.", record->suspend_msr);
+	if (!pvclock_interface_check(PVCLOCK_MSR_SUSPEND_CONTROL, record->suspend_control))
+		return REFUSE(reason, "The record's suspend interrupt, 0x%" PRIx64 ", is none that a guest can ask for.",
+			      record->suspend_control);
 	if (!check_tsc(&record->reference, "its line", reason) || !check_host(record, reason) ||
 	    !check_time(&record->time, reason))
 		return false;
@@ -264,6 +280,15 @@ static bool check_vcpu(const struct pvclock_record *record, uint32_t i, struct p
 	if ((vcpu->system_time_msr & PVCLOCK_MSR_ENABLE) && (vcpu->system_time_msr & 2))
 		return REFUSE(reason, "The record's page address for vCPU %u, 0x%" PRIx64 ", is not 4-byte aligned.",
 			      vcpu->index, vcpu->system_time_msr - PVCLOCK_MSR_ENABLE);
+	if (!pvclock_interface_check(PVCLOCK_MSR_DEADLINE_CONTROL, vcpu->deadline_control))
+		return REFUSE(reason, "The record's deadline interrupt for vCPU %u, 0x%" PRIx64 ", is none that a guest can ask for.",
+			      vcpu->index, vcpu->deadline_control);
+	if (vcpu->deadline_ns != 0 && !(vcpu->deadline_control & PVCLOCK_CONTROL_ENABLE))
+		return REFUSE(reason, "The record's deadline for vCPU %u, %" PRIu64 " ns, has no interrupt.", vcpu->index,
+			      vcpu->deadline_ns);
+	if (!pvclock_steal_check(vcpu->steal_msr))
+		return REFUSE(reason, "The record's stolen time for vCPU %u, MSR 0x%" PRIx64 ", is not 64-byte aligned.", vcpu->index,
+			      vcpu->steal_msr);
 	return check_tsc(&vcpu->tsc, name_vcpu(vcpu->index).text, reason);
 }
 
@@ -425,6 +450,7 @@ int pvclock_record_decode(const void *bytes, size_t size, struct pvclock_record 
 	/* what an older version does not say */
 	struct pvclock_record record = {
 		.policy = pvclock_policy_default(),
+		.account.error_ns = PVCLOCK_ERROR_UNKNOWN,
 		.time = { .max_error_ns = PVCLOCK_ERROR_UNKNOWN, .estimated_error_ns = PVCLOCK_ERROR_UNKNOWN, .state = TIME_ERROR },
 	};
 	struct small_fields small = { 0 };

@@ -173,6 +173,8 @@ struct pvclock_source {
 	uint64_t elapsed_ns; /* since the first sample, and never back */
 	uint64_t bracket_ticks;
 	struct pvclock_sample last;
+	uint64_t since_ns; /* the line is where it is since then, by elapsed_ns ... */
+	bool held;         /* ... and that was seen to hold */
 
 	struct pvclock_page_watch watch; /* of the kinds that have a page */
 

@@ -13,6 +13,10 @@
 #define CPUID_POWER 0x80000007u
 #define CPUID_POWER_EDX_INVARIANT_TSC (1u << 8)
 
+#define UNHEARD_MIN_NS 100000     /* no machine stops and starts its CPUs in less */
+#define UNHEARD_MAX_NS 2000000000 /* Linux reads a clock of whole seconds for it */
+#define HELD_NS 1000000000u       /* shows a rate that is wrong by 1 kHz */
+
 static int check(struct pvclock_source *source, struct pvclock_reason *reason)
 {
 	const struct pvclock_os *os = source->os;
@@ -81,17 +85,44 @@ static int conclude(struct pvclock_source *source, struct pvclock_reason *reason
 	source->mult = mult;
 	source->shift = shift;
 	source->proven = true;
+	source->held = true;
 	return 0;
+}
+
+/*
+ * CLOCK_MONOTONIC_RAW stands still while Linux sleeps. A sleep that it breaks off at once may be too short for the clock by which it counts
+ * sleeps, and then nobody tells of it. The TSC is then ahead of the line, by no more than such a thing takes.
+ */
+static bool is_unheard_sleep(const struct pvclock_source *source, const struct pvclock_intercept *before, const struct pvclock_sample *sample)
+{
+	struct pvclock_intercept alone = { .known = false };
+	pvclock_s128 behind_ns;
+
+	pvclock_intercept_add(&alone, source->mult, source->shift, sample);
+	behind_ns = (before->low - alone.high) >> source->shift;
+	return behind_ns >= UNHEARD_MIN_NS && behind_ns <= UNHEARD_MAX_NS;
 }
 
 static int watch(struct pvclock_source *source, const struct pvclock_sample *sample, bool slept,
 		 struct pvclock_reason *reason)
 {
+	struct pvclock_intercept before = source->intercept;
+
 	if (slept)
 		source->intercept.known = false;
 	pvclock_intercept_add(&source->intercept, source->mult, source->shift, sample);
-	if (pvclock_intercept_possible(&source->intercept))
+	if (pvclock_intercept_possible(&source->intercept)) {
+		source->held |= source->elapsed_ns - source->since_ns >= HELD_NS;
 		return 0;
+	}
+	/* Once; a TSC that runs at another rate from now on falls behind again and again, and does not hold for a second. */
+	if (source->held && is_unheard_sleep(source, &before, sample)) {
+		source->intercept.known = false;
+		pvclock_intercept_add(&source->intercept, source->mult, source->shift, sample);
+		source->since_ns = source->elapsed_ns;
+		source->held = false;
+		return 0;
+	}
 	return pvclock_source_lose(source, -ENOTSUP, reason, PVCLOCK_REASON_SLOPE_MISFIT,
 				   "CLOCK_MONOTONIC_RAW no longer follows the TSC with the slope %" PRIu32 " / 2^%u: "
 				   "one of them changed its rate or jumped (a live migration of this machine?); "

@@ -120,6 +120,7 @@ int pvclock_vm_pause(struct pvclock_vm *vm)
 
 	pthread_mutex_lock(&vm->lock);
 	if (!vm->paused) {
+		pvclock_vm_update_steals(vm, true); /* up to the blackout, and not what lies in it */
 		vm->paused = true;
 		error = 0;
 	}
@@ -139,6 +140,7 @@ int pvclock_vm_resume(struct pvclock_vm *vm)
 		for (i = 0; i < vm->vcpu_count; i++)
 			vm->vcpus[i]->stop_pending |= (vm->vcpus[i]->system_time_msr & PVCLOCK_MSR_ENABLE) != 0;
 		pvclock_vm_publish_all(vm);
+		pvclock_vm_update_steals(vm, false);
 		vm->paused = false;
 	}
 	pthread_mutex_unlock(&vm->lock);
@@ -181,8 +183,30 @@ void pvclock_vm_count(struct pvclock_vm *vm, const struct pvclock_account *more)
 	account->counted_ns += more->counted_ns;
 	account->uncounted_ns += more->uncounted_ns;
 	account->rate_changes += more->rate_changes;
+	if (__builtin_add_overflow(account->error_ns, more->error_ns, &account->error_ns))
+		account->error_ns = PVCLOCK_ERROR_UNKNOWN;
 	account->moved_ticks = (int64_t)((uint64_t)account->moved_ticks + (uint64_t)more->moved_ticks);
 	if (more->residual_ns_max > account->residual_ns_max)
 		account->residual_ns_max = more->residual_ns_max;
 	pthread_mutex_unlock(&vm->lock);
+}
+
+uint64_t pvclock_vm_tell(struct pvclock_vm *vm, enum pvclock_cause cause, uint64_t ns)
+{
+	uint64_t control;
+
+	pthread_mutex_lock(&vm->lock);
+	vm->told = (struct pvclock_suspend){
+		.cause = cause,
+		.count = vm->account.blackouts,
+		.uncounted_ns = vm->account.uncounted_ns,
+		.counted_ns = vm->account.counted_ns,
+		.last_ns = ns,
+		.error_ns = vm->account.error_ns,
+		.counter = vm->vcpu_count ? pvclock_tsc_to_guest(&vm->vcpus[0]->tsc, vm->os->ops->read_tsc(vm->os->ctx)).ticks : 0,
+	};
+	pvclock_vm_write_suspend(vm);
+	control = vm->suspend_msr & PVCLOCK_MSR_ENABLE ? vm->suspend_control : 0;
+	pthread_mutex_unlock(&vm->lock);
+	return control;
 }

@@ -11,6 +11,7 @@
 #ifndef HOST_VM_H
 #define HOST_VM_H
 
+#include <pvclock/interface.h>
 #include <pvclock/record.h>
 #include <pvclock/vm.h>
 
@@ -31,6 +32,13 @@ struct place {
 	void *host;
 };
 
+/* Of a time and a line: the first tick that reaches it. So that who fires deadlines need not find it again for all vCPUs each time. */
+struct due {
+	struct pvclock_line line;
+	uint64_t ns, tick;
+	bool reached; /* false: no tick does */
+};
+
 struct pvclock_vcpu {
 	struct pvclock_vm *vm;
 	uint32_t index;
@@ -42,6 +50,14 @@ struct pvclock_vcpu {
 	bool synced;          /* line is up to date with vm->line and tsc */
 	struct pvclock_line line;
 	struct place page;
+	uint64_t deadline_control, deadline_ns; /* of pvclock/interface.h */
+	struct due due;
+	uint64_t steal_msr, steal_ns;
+	bool steal_begun;     /* steal_ns is what the guest was told; else what its page says */
+	struct place steal_page;
+	int thread;           /* that runs it; 0: nobody said */
+	bool delay_known;
+	uint64_t delay_ns;    /* the thread's run delay when it was last looked at */
 };
 
 struct pvclock_vm {
@@ -52,6 +68,11 @@ struct pvclock_vm {
 	struct pvclock_vcpu **vcpus; /* sorted by index */
 	size_t vcpu_count, vcpu_room;
 	uint64_t wall_clock_msr;
+	uint32_t features; /* of pvclock/interface.h, that the guest may use */
+	bool owns_steal;
+	uint64_t suspend_control, suspend_msr;
+	struct place suspend_page;
+	struct pvclock_suspend told; /* what it says */
 	bool has_line, paused;
 	struct pvclock_line line;
 	struct pvclock_tsc_transform reference;
@@ -64,9 +85,26 @@ struct pvclock_vm {
 };
 
 /* All with the lock held. */
+/* `gpa` is a multiple of 4. */
 bool pvclock_vm_find_place(struct pvclock_vm *vm, uint64_t gpa, uint64_t size, struct place *place);
 void pvclock_vm_mark_dirty(const struct place *place, uint64_t size);
 void pvclock_vm_resolve(struct pvclock_vcpu *vcpu);          /* looks vcpu's page up again */
+void pvclock_vm_resolve_suspend(struct pvclock_vm *vm);
+void pvclock_vm_write_suspend(struct pvclock_vm *vm);        /* the page, if the guest has one */
+/* Of the MSRs of pvclock/interface.h: as pvclock_vcpu_write_msr and its siblings. */
+int pvclock_interface_write(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
+int pvclock_interface_read(const struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t *value);
+int pvclock_interface_restore(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
+/* Whether a value is one that the guest may write. */
+bool pvclock_interface_check(uint32_t msr, uint64_t value);
+/* steal.c */
+bool pvclock_steal_check(uint64_t msr);                      /* whether it is a value that the guest may write */
+int pvclock_vm_write_steal_msr(struct pvclock_vcpu *vcpu, uint64_t value); /* as pvclock_vcpu_write_msr */
+/* ns NULL: what its page says. */
+void pvclock_vm_restore_steal(struct pvclock_vcpu *vcpu, uint64_t msr, const uint64_t *ns);
+void pvclock_vm_resolve_steal(struct pvclock_vcpu *vcpu);
+/* All vCPUs; `counts`: what they were delayed since the last time counts as stolen. 0, or the first -errno. */
+int pvclock_vm_update_steals(struct pvclock_vm *vm, bool counts);
 void pvclock_vm_judge_stability(struct pvclock_vm *vm);
 bool pvclock_vm_publish_vcpu(struct pvclock_vcpu *vcpu);     /* true if a page was written */
 size_t pvclock_vm_publish_all(struct pvclock_vm *vm);

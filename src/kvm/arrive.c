@@ -109,8 +109,8 @@ static int rearm_deadlines(struct pvclock_kvm *kvm, const struct pvclock_arrival
 	return error;
 }
 
-int pvclock_kvm_arrive(struct pvclock_kvm *kvm, const struct pvclock_arrival *arrival, struct pvclock_arrived *out,
-		       struct pvclock_reason *reason)
+int pvclock_kvm_arrive_again(struct pvclock_kvm *kvm, const struct pvclock_arrival *arrival, struct pvclock_arrived *out,
+			     struct pvclock_reason *reason)
 {
 	struct pvclock_arrived unused, *arrived = out ? out : &unused;
 	struct pvclock_tsc_transform wanted, real;
@@ -158,5 +158,15 @@ int pvclock_kvm_arrive(struct pvclock_kvm *kvm, const struct pvclock_arrival *ar
 		error = rearm_deadlines(kvm, arrival, &at);
 	if (error == 0 && kvm->mode->arrived)
 		error = kvm->mode->arrived(kvm);
+	return error;
+}
+
+int pvclock_kvm_arrive(struct pvclock_kvm *kvm, const struct pvclock_arrival *arrival, struct pvclock_arrived *arrived,
+		       struct pvclock_reason *reason)
+{
+	int error = pvclock_kvm_arrive_again(kvm, arrival, arrived, reason);
+
+	if (error == 0)
+		pvclock_kvm_forget_sleep(kvm); /* it was before this clock */
 	return error;
 }

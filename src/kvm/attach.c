@@ -25,7 +25,10 @@ static int try_mode(struct pvclock_kvm *kvm, const struct kvm_mode *mode, const 
 		    struct pvclock_reason *reason)
 {
 	kvm->mode = mode;
-	return mode->attach ? mode->attach(kvm, config, reason) : 0;
+	kvm->filtered = mode->filtered | (pvclock_vm_offered(kvm->vm) ? PVCLOCK_FILTER_INTERFACE : 0);
+	if (mode == &pvclock_kvm_mode_own && pvclock_vm_owns_steal(kvm->vm))
+		kvm->filtered |= PVCLOCK_FILTER_STEAL;
+	return pvclock_kvm_begin_filter(kvm, config, reason);
 }
 
 int pvclock_kvm_attach(const struct pvclock_kvm_config *config, struct pvclock_kvm **out, struct pvclock_reason *reason)
@@ -42,6 +45,11 @@ int pvclock_kvm_attach(const struct pvclock_kvm_config *config, struct pvclock_k
 	pvclock_host_time_read(kvm->os, &kvm->time); /* what fails is read again */
 	kvm->vm = config->vm;
 	kvm->vm_fd = config->vm_fd;
+	kvm->interrupt = config->interrupt;
+	kvm->interrupt_ctx = config->interrupt_ctx;
+	kvm->sooner = config->sooner;
+	kvm->sooner_ctx = config->sooner_ctx;
+	kvm->awaited.ticks = UINT64_MAX;
 	switch (config->mode) {
 	case PVCLOCK_MODE_AUTO:
 		error = try_mode(kvm, &pvclock_kvm_mode_own, config, reason);
@@ -65,6 +73,9 @@ int pvclock_kvm_attach(const struct pvclock_kvm_config *config, struct pvclock_k
 		free(kvm);
 		return error;
 	}
+	if (!(kvm->filtered & PVCLOCK_FILTER_STEAL)) /* whoever publishes the clock there publishes that */
+		pvclock_vm_own_steal(kvm->vm, false);
+	pvclock_kvm_forget_sleep(kvm); /* from now on */
 	*out = kvm;
 	return 0;
 }
@@ -73,8 +84,7 @@ void pvclock_kvm_detach(struct pvclock_kvm *kvm)
 {
 	if (!kvm)
 		return;
-	if (kvm->mode->detach)
-		kvm->mode->detach(kvm);
+	pvclock_kvm_end_filter(kvm);
 	pthread_mutex_destroy(&kvm->lock);
 	free(kvm->vcpus);
 	free(kvm);
@@ -135,9 +145,41 @@ int pvclock_kvm_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
 	return kvm->mode->start ? kvm->mode->start(kvm, host) : 0;
 }
 
+/* In every mode alike: the kernel knows nothing of these MSRs. */
+static int handle_interface(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, struct kvm_run *run)
+{
+	uint64_t value = 0;
+	int error;
+
+	if (run->exit_reason == KVM_EXIT_X86_WRMSR) {
+		error = pvclock_vcpu_write_msr(vcpu, run->msr.index, run->msr.data);
+		if (error == 0 && run->msr.index == PVCLOCK_MSR_DEADLINE)
+			pvclock_kvm_deadline_written(kvm, vcpu);
+	} else {
+		error = pvclock_vcpu_read_msr(vcpu, run->msr.index, &value);
+		run->msr.data = error ? run->msr.data : value;
+	}
+	if (error == -ENOENT)
+		return 0;
+	run->msr.error = error != 0; /* #GP */
+	return 1;
+}
+
 int pvclock_kvm_handle_exit(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, struct kvm_run *run)
 {
+	int handled = 0;
+
 	if (run->exit_reason != KVM_EXIT_X86_WRMSR && run->exit_reason != KVM_EXIT_X86_RDMSR)
 		return 0;
-	return kvm->mode->handle_msr ? kvm->mode->handle_msr(kvm, vcpu, run) : 0;
+	if (run->msr.index - PVCLOCK_MSR_DEADLINE_CONTROL < PVCLOCK_INTERFACE_MSRS)
+		handled = handle_interface(kvm, vcpu, run);
+	else if (kvm->mode->handle_msr)
+		handled = kvm->mode->handle_msr(kvm, vcpu, run);
+	/* Denied by the VMM's own filter, which had asked for #GP and not for an exit. */
+	if (handled == 0 && kvm->filtered && (run->msr.reason & KVM_MSR_EXIT_REASON_FILTER) &&
+	    !(kvm->user_space_msr_mask & KVM_MSR_EXIT_REASON_FILTER)) {
+		run->msr.error = 1;
+		handled = 1;
+	}
+	return handled;
 }

@@ -19,15 +19,12 @@ static uint64_t now_ns(const struct pvclock_kvm *kvm)
  * TSC was reset (some hosts' suspend), KVM has changed the offsets so that the guests' TSCs go on: then the
  * coordinates follow, and the line stays.
  */
-static int follow_tscs(struct pvclock_kvm *kvm)
+static int follow_tscs(struct pvclock_kvm *kvm, bool reset)
 {
-	struct pvclock_host_tsc now = kvm->os->ops->read_tsc(kvm->os->ctx);
-	bool reset = now.ticks < kvm->last.ticks;
 	struct pvclock_tsc_transform before, after;
 	int error = 0;
 	size_t i;
 
-	kvm->last = now;
 	if (kvm->vcpu_count == 0)
 		return 0;
 	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &before);
@@ -36,21 +33,6 @@ static int follow_tscs(struct pvclock_kvm *kvm)
 	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &after);
 	if (error == 0 && reset)
 		pvclock_vm_move_reference(kvm->vm, after.offset - before.offset);
-	return error;
-}
-
-int pvclock_kvm_pause(struct pvclock_kvm *kvm)
-{
-	int error = pvclock_vm_pause(kvm->vm);
-
-	if (error)
-		return error;
-	error = follow_tscs(kvm);
-	if (error == 0 && kvm->mode->pause)
-		error = kvm->mode->pause(kvm);
-	kvm->held = error == 0;
-	if (error) /* not paused by halves */
-		pvclock_vm_resume(kvm->vm);
 	return error;
 }
 
@@ -94,61 +76,132 @@ static int set_back(struct pvclock_kvm *kvm, struct pvclock_host_tsc then, struc
 	kvm->moved_ticks = 0; /* an arrival that is refused moves nothing */
 	error = pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &arrival.line);
 	if (error == 0)
-		error = pvclock_kvm_arrive(kvm, &arrival, NULL, reason);
+		error = pvclock_kvm_arrive_again(kvm, &arrival, NULL, reason);
 	kvm->moved_ticks += moved;
 	free(tscs);
 	return error;
 }
 
+/* Of some time, what a policy counts: no more than is left of its bound. */
+static uint64_t allow(struct pvclock_kvm *kvm, const struct pvclock_policy *policy, enum pvclock_blackout blackout, uint64_t ns)
+{
+	uint64_t left = policy->advance_max_ns > kvm->counted_ns ? policy->advance_max_ns - kvm->counted_ns : 0;
+	uint64_t allowed = policy->on[blackout] == PVCLOCK_FREEZE ? 0 : ns < left ? ns : left;
+
+	kvm->counted_ns += allowed;
+	kvm->uncounted_ns += ns - allowed;
+	return allowed;
+}
+
 /*
- * What the policy says about the time since the blackout began, or since a restore has dealt with what was before. The TSC
- * and the clock count it by themselves: what is not to be counted is taken back.
+ * What the policy says about the time since the blackout began, or since a restore has dealt with what was before; and about the host's
+ * sleep, which may have been before the blackout: who stops a guest because its host slept does so afterwards. The TSC and the clock
+ * count it by themselves: what is not to be counted is taken back, and what they missed is added.
  */
 int pvclock_kvm_pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason)
 {
-	struct pvclock_host_tsc now = kvm->os->ops->read_tsc(kvm->os->ctx), then = kvm->last;
+	struct pvclock_host_tsc now, then = kvm->last;
 	struct pvclock_policy policy;
 	struct pvclock_line line;
-	uint64_t ns, allowed;
+	struct kvm_look look;
+	uint64_t awake, allowed;
+	int64_t surplus;
+	bool differs;
 	int error = 0;
 
-	if (kvm->held && now.ticks < then.ticks) /* reset in between: KVM lets the guests' go on from where they were */
-		return follow_tscs(kvm);
 	if (!kvm->held || kvm->vcpu_count == 0 || !host_line(kvm, &line))
 		return 0; /* there is no clock yet */
+	pvclock_kvm_look(kvm, &look);
+	if (look.reset) /* in between: KVM lets the guests' go on from where they were */
+		error = follow_tscs(kvm, true);
+	if (error)
+		return error;
+	pvclock_kvm_measure_sleep(kvm, &look);
+	now = kvm->os->ops->read_tsc(kvm->os->ctx);
+	/* the mark was taken with `last`, and the host's own clock says how long it was awake since */
+	awake = look.slept ? look.raw_ns + pvclock_line_ns(&line, now.ticks - look.now.at.ticks) : pvclock_line_ns(&line, now.ticks - then.ticks);
 	pvclock_vm_get_policy(kvm->vm, &policy);
-	ns = pvclock_line_ns(&line, now.ticks - then.ticks);
-	allowed = policy.advance_max_ns > kvm->counted_ns ? policy.advance_max_ns - kvm->counted_ns : 0;
-	if (policy.on[kvm->blackout] == PVCLOCK_FREEZE)
-		allowed = 0;
-	if (ns > allowed && kvm->mode->slope) {
+	allowed = allow(kvm, &policy, kvm->blackout, awake);
+	differs = kvm->unpassed || awake > allowed;
+	if (!kvm->unpassed) {
 		then.ticks += ns_to_ticks(&line, allowed);
-		error = set_back(kvm, then, now, reason);
-		if (error == -ENODATA) /* no line yet: nobody has read it */
-			return 0;
+	} else {
+		surplus = kvm->surplus_ns - (int64_t)allow(kvm, &policy, PVCLOCK_BLACKOUT_SUSPEND, kvm->slept_ns) + (int64_t)(awake - allowed);
+		then.ticks = now.ticks - (uint64_t)(surplus < 0 ? -(int64_t)ns_to_ticks(&line, (uint64_t)-surplus)
+								: (int64_t)ns_to_ticks(&line, (uint64_t)surplus));
 	}
-	kvm->counted_ns += ns < allowed ? ns : allowed;
-	kvm->uncounted_ns += ns < allowed ? 0 : ns - allowed;
+	kvm->slept |= kvm->slept_ns != 0;
+	kvm->unpassed = false;
+	kvm->slept_ns = 0;
+	kvm->surplus_ns = 0;
+	if (differs && kvm->mode->slope)
+		error = set_back(kvm, then, now, reason);
+	if (error == -ENODATA) /* no line yet: nobody has read it */
+		return 0;
 	kvm->last = now;
 	return error;
 }
 
+static enum pvclock_cause cause_of(const struct pvclock_kvm *kvm)
+{
+	static const enum pvclock_cause causes[PVCLOCK_BLACKOUT_COUNT] = {
+		[PVCLOCK_BLACKOUT_PAUSE] = PVCLOCK_CAUSE_PAUSE,
+		[PVCLOCK_BLACKOUT_LIVE_UPDATE] = PVCLOCK_CAUSE_LIVE_UPDATE,
+		[PVCLOCK_BLACKOUT_MIGRATION] = PVCLOCK_CAUSE_MIGRATION,
+		[PVCLOCK_BLACKOUT_SNAPSHOT] = PVCLOCK_CAUSE_SNAPSHOT,
+		[PVCLOCK_BLACKOUT_SUSPEND] = PVCLOCK_CAUSE_SUSPEND,
+	};
+
+	return kvm->slept && kvm->blackout == PVCLOCK_BLACKOUT_PAUSE ? PVCLOCK_CAUSE_SUSPEND : causes[kvm->blackout];
+}
+
+/* To the caller, to the account, and to the guest if it asked for that: in memory, and then by an interrupt. No vCPU has run yet. */
 static void tell(struct pvclock_kvm *kvm, struct pvclock_correction *correction)
 {
-	uint64_t residual = (uint64_t)(correction->residual_ns < 0 ? -correction->residual_ns : correction->residual_ns);
+	uint64_t residual = (uint64_t)(correction->residual_ns < 0 ? -correction->residual_ns : correction->residual_ns), control;
 	struct pvclock_account account = {
 		.blackouts = 1,
 		.counted_ns = correction->counted_ns = kvm->counted_ns,
 		.uncounted_ns = correction->uncounted_ns = kvm->uncounted_ns,
 		.residual_ns_max = residual,
 		.moved_ticks = correction->moved_ticks = kvm->moved_ticks,
+		.error_ns = correction->error_ns = kvm->error_ns,
 	};
 
+	correction->cause = cause_of(kvm);
 	pvclock_vm_count(kvm->vm, &account);
+	control = pvclock_vm_tell(kvm->vm, correction->cause, kvm->counted_ns + kvm->uncounted_ns);
+	if (control & PVCLOCK_CONTROL_ENABLE)
+		pvclock_kvm_interrupt(kvm, (uint32_t)(control >> PVCLOCK_CONTROL_TARGET_SHIFT), (uint8_t)control);
 	kvm->moved_ticks = 0;
-	kvm->counted_ns = kvm->uncounted_ns = 0;
+	kvm->counted_ns = kvm->uncounted_ns = kvm->error_ns = 0;
 	kvm->blackout = PVCLOCK_BLACKOUT_PAUSE;
-	kvm->held = false;
+	kvm->held = kvm->slept = false;
+}
+
+int pvclock_kvm_pause(struct pvclock_kvm *kvm)
+{
+	int error = pvclock_vm_pause(kvm->vm);
+	struct kvm_look look;
+
+	if (error)
+		return error;
+	pvclock_kvm_drain_deadlines(kvm);
+	pvclock_kvm_look(kvm, &look);
+	kvm->last = look.now.at;
+	error = follow_tscs(kvm, look.reset);
+	if (error == 0)
+		pvclock_kvm_measure_sleep(kvm, &look);
+	if (error == 0 && kvm->mode->pause)
+		error = kvm->mode->pause(kvm);
+	kvm->held = error == 0;
+	if (error == 0 && kvm->unpassed) /* before steer mode's settling: it writes TSC offsets */
+		error = pvclock_kvm_pass_time(kvm, NULL);
+	if (error) { /* not paused by halves */
+		pvclock_vm_resume(kvm->vm);
+		pvclock_kvm_resume_deadlines(kvm);
+	}
+	return error;
 }
 
 int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason)
@@ -164,6 +217,7 @@ int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corre
 		return error;
 	error = kvm->mode->resume(kvm, into, reason);
 	tell(kvm, into);
+	pvclock_kvm_resume_deadlines(kvm);
 	into->elapsed_ns = now_ns(kvm) - begun;
 	return error;
 }

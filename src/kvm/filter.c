@@ -19,14 +19,21 @@
 #define RANGE_MSRS_MAX (0x600u * 8) /* KVM_MSR_FILTER_MAX_BITMAP_SIZE */
 #define ACCESS ((uint32_t)(KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE))
 
-/* The registration MSRs, in pairs of neighbours; and a guest's writes to its own TSC, which moves its clock's coordinates. */
+/*
+ * The registration MSRs, in pairs of neighbours; a guest's writes to its own TSC, which moves its clock's coordinates; and what it asks of
+ * pvclock/interface.h.
+ */
 static const struct {
+	unsigned int what;
 	uint32_t base, count, access;
 } ours[] = {
-	{ PVCLOCK_MSR_WALL_CLOCK_OLD, 2, ACCESS },
-	{ PVCLOCK_MSR_WALL_CLOCK, 2, ACCESS },
-	{ MSR_IA32_TSC, 1, KVM_MSR_FILTER_WRITE },
-	{ MSR_IA32_TSC_ADJUST, 1, KVM_MSR_FILTER_WRITE },
+	{ PVCLOCK_FILTER_CLOCK, PVCLOCK_MSR_WALL_CLOCK_OLD, 2, ACCESS },
+	{ PVCLOCK_FILTER_CLOCK, PVCLOCK_MSR_WALL_CLOCK, 2, ACCESS },
+	{ PVCLOCK_FILTER_CLOCK, MSR_IA32_TSC, 1, KVM_MSR_FILTER_WRITE },
+	{ PVCLOCK_FILTER_CLOCK, MSR_IA32_TSC_ADJUST, 1, KVM_MSR_FILTER_WRITE },
+	{ PVCLOCK_FILTER_INTERFACE, PVCLOCK_MSR_DEADLINE_CONTROL, 2, ACCESS },
+	{ PVCLOCK_FILTER_INTERFACE, PVCLOCK_MSR_SUSPEND_CONTROL, 2, ACCESS },
+	{ PVCLOCK_FILTER_STEAL, PVCLOCK_MSR_STEAL_TIME, 1, ACCESS },
 };
 #define OURS (sizeof(ours) / sizeof(*ours))
 
@@ -127,7 +134,7 @@ int pvclock_kvm_copy_filter(const struct kvm_msr_filter *filter, struct pvclock_
 	return 0;
 }
 
-int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock_msr_filter *merged,
+int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, unsigned int what, struct pvclock_msr_filter *merged,
 			     struct pvclock_reason *reason)
 {
 	static const struct kvm_msr_filter none = { .flags = KVM_MSR_FILTER_DEFAULT_ALLOW };
@@ -143,9 +150,13 @@ int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock
 	if (error)
 		return error;
 	for (i = 0; i < OURS; i++) {
-		uint32_t base = ours[i].base, open[2] = { deny_covered(filter, base, ours[i].access), 0 };
+		uint32_t base = ours[i].base, open[2];
 		bool fits = true;
 
+		if (!(ours[i].what & what))
+			continue;
+		open[0] = deny_covered(filter, base, ours[i].access);
+		open[1] = 0;
 		if (ours[i].count == 2)
 			open[1] = deny_covered(filter, base + 1, ours[i].access);
 		if (filter->flags & KVM_MSR_FILTER_DEFAULT_DENY)
@@ -195,7 +206,7 @@ static int explain_refusal(int error, const char *what, struct pvclock_reason *r
 
 int pvclock_kvm_set_user_space_msr(struct pvclock_kvm *kvm, uint64_t mask, struct pvclock_reason *reason)
 {
-	int error = pvclock_kvm_tell_exits(kvm, mask | kvm->mode->exits);
+	int error = pvclock_kvm_tell_exits(kvm, mask | (kvm->filtered ? KVM_MSR_EXIT_REASON_FILTER : 0));
 
 	pvclock_reason_clear(reason);
 	if (error == 0)
@@ -209,9 +220,9 @@ int pvclock_kvm_set_filter(struct pvclock_kvm *kvm, const struct kvm_msr_filter 
 	int error;
 
 	pvclock_reason_clear(reason);
-	if (!kvm->mode->exits)
+	if (!kvm->filtered)
 		return explain_refusal(pvclock_kvm_tell_filter(kvm, filter), "VMM's MSR filter", reason);
-	error = pvclock_kvm_merge_filter(filter, &merged, reason);
+	error = pvclock_kvm_merge_filter(filter, kvm->filtered, &merged, reason);
 	if (error)
 		return error;
 	error = filter ? pvclock_kvm_copy_filter(filter, &theirs) : 0;
@@ -228,4 +239,34 @@ void pvclock_msr_filter_clear(struct pvclock_msr_filter *merged)
 {
 	free(merged->bitmaps);
 	*merged = (struct pvclock_msr_filter){ 0 };
+}
+
+int pvclock_kvm_begin_filter(struct pvclock_kvm *kvm, const struct pvclock_kvm_config *config, struct pvclock_reason *reason)
+{
+	int error;
+
+	if (!kvm->filtered)
+		return 0;
+	if (kvm_ioctl(kvm, kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_X86_USER_SPACE_MSR) <= 0 ||
+	    kvm_ioctl(kvm, kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_X86_MSR_FILTER) <= 0) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_NO_MSR_FILTER,
+				   "This KVM cannot hand clock MSRs to userspace (KVM_CAP_X86_MSR_FILTER); own mode, and what "
+				   "pvclock_vm_offer offers, need Linux 5.10 or newer, steer mode does not.");
+		return -ENOTSUP;
+	}
+	error = pvclock_kvm_set_user_space_msr(kvm, config->user_space_msr_mask, reason);
+	if (error == 0)
+		error = pvclock_kvm_set_filter(kvm, config->msr_filter, reason);
+	if (error)
+		pvclock_kvm_tell_exits(kvm, config->user_space_msr_mask);
+	return error;
+}
+
+void pvclock_kvm_end_filter(struct pvclock_kvm *kvm)
+{
+	if (!kvm->filtered)
+		return;
+	pvclock_kvm_tell_filter(kvm, kvm->theirs.bitmaps ? &kvm->theirs.filter : NULL);
+	pvclock_kvm_tell_exits(kvm, kvm->user_space_msr_mask);
+	pvclock_msr_filter_clear(&kvm->theirs);
 }

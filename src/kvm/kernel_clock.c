@@ -106,7 +106,8 @@ int pvclock_kernel_clock_learn(struct pvclock_kvm *kvm)
 
 	if (kvm->vcpu_count == 0)
 		return -ENODATA;
-	error = line_from_clock(kvm, &line);
+	/* Linux may have counted its sleep in this clock; the page is what the guest read, until it enters again */
+	error = kvm->unpassed ? -ENODATA : line_from_clock(kvm, &line);
 	has_page = pvclock_kernel_clock_read_page(kvm, &page, &flags) == 0;
 	if (error && error != -ENODATA)
 		return error;

@@ -8,16 +8,35 @@
 
 #include "uapi.h"
 
+#include <pvclock/interface.h>
 #include <pvclock/kvm.h>
 #include <pvclock/plan.h>
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 struct kvm_vcpu {
 	struct pvclock_vcpu *vcpu;
 	int fd;
 	bool catchup; /* the kernel imitates its rate */
 	bool witness; /* own: stands in the kernel for the guest's registration */
+};
+
+/* The host's clocks at one instant: what a sleep parts. */
+struct kvm_mark {
+	bool taken;
+	struct pvclock_host_tsc at;
+	uint64_t guest_tsc; /* the first vCPU's, there */
+	int64_t raw_ns;     /* CLOCK_MONOTONIC_RAW, to raw_error ticks */
+	uint64_t raw_error;
+	int64_t asleep_ns, asleep_error_ns; /* CLOCK_BOOTTIME - CLOCK_MONOTONIC: the host's sleep since its boot */
+};
+
+/* These clocks now, and what became of them since the mark. */
+struct kvm_look {
+	struct kvm_mark now;
+	uint64_t raw_ns; /* passed by CLOCK_MONOTONIC_RAW: the host was awake so long */
+	bool slept, reset; /* the host did; its TSC was */
 };
 
 /* A filter that owns its bitmaps. */
@@ -28,10 +47,8 @@ struct pvclock_msr_filter {
 
 struct kvm_mode {
 	enum pvclock_mode mode;
-	uint64_t exits; /* KVM_MSR_EXIT_REASON_* that the mode needs, besides the VMM's own; 0: nor does it need a filter */
+	unsigned int filtered; /* PVCLOCK_FILTER_*: MSRs that the mode keeps from the kernel */
 	/* Each may be NULL: nothing to do. All but handle_msr with every vCPU out of guest mode. */
-	int (*attach)(struct pvclock_kvm *kvm, const struct pvclock_kvm_config *config, struct pvclock_reason *reason);
-	void (*detach)(struct pvclock_kvm *kvm);
 	/* What the first vCPU's clock runs with, per tick of its TSC, on a host with this slope. */
 	int (*slope)(const struct pvclock_kvm *kvm, const struct pvclock_slope *host, struct pvclock_slope *guest);
 	int (*start)(struct pvclock_kvm *kvm, const struct pvclock_slope *host);
@@ -64,7 +81,22 @@ struct pvclock_kvm {
 	enum pvclock_blackout blackout;
 	int64_t moved_ticks;
 	uint64_t counted_ns, uncounted_ns;
-	/* own: what the VMM wants, to be put back at detach */
+	uint64_t error_ns; /* of these two, where other clocks than the TSC measured them */
+	/* of the host's sleep, until the policy has seen to it: its length, and what the guests' TSC counted of it by itself */
+	uint64_t slept_ns;
+	int64_t surplus_ns;
+	bool unpassed; /* there is a sleep of which the policy has not said anything yet */
+	bool slept;    /* in this blackout */
+	struct kvm_mark mark;
+	_Atomic int64_t asleep_limit_ns; /* with so much of it the host has slept since the mark */
+	_Atomic uint64_t awake_at;       /* host TSC: it had not */
+	int (*interrupt)(void *ctx, uint32_t apic, uint8_t vector); /* the VMM's own way, or NULL */
+	void *interrupt_ctx;
+	void (*sooner)(void *ctx, uint64_t wait_ns);
+	void *sooner_ctx;
+	struct pvclock_host_tsc awaited; /* until then whoever fires deadlines waits; under the lock */
+	unsigned int filtered; /* PVCLOCK_FILTER_*: the mode's, and the interface's if that was offered */
+	/* if anything is: what the VMM wants, to be put back at detach */
 	uint64_t user_space_msr_mask;
 	struct pvclock_msr_filter theirs;
 	/* stock: KVM_GET_CLOCK at the pause */
@@ -83,10 +115,20 @@ int pvclock_kvm_set_clock(const struct pvclock_kvm *kvm, uint64_t ns);
 int pvclock_kvm_get_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t *value);
 int pvclock_kvm_set_msr(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t value);
 
+/* arrive.c: pvclock_kvm_arrive, of a clock that was here before */
+int pvclock_kvm_arrive_again(struct pvclock_kvm *kvm, const struct pvclock_arrival *arrival, struct pvclock_arrived *arrived,
+			     struct pvclock_reason *reason);
+
 /* filter.c */
+#define PVCLOCK_FILTER_CLOCK 1u     /* registrations, and the guest's own TSC */
+#define PVCLOCK_FILTER_INTERFACE 2u /* pvclock/interface.h */
+#define PVCLOCK_FILTER_STEAL 4u
+/* Nothing to do where nothing is filtered. */
+int pvclock_kvm_begin_filter(struct pvclock_kvm *kvm, const struct pvclock_kvm_config *config, struct pvclock_reason *reason);
+void pvclock_kvm_end_filter(struct pvclock_kvm *kvm);
 int pvclock_kvm_copy_filter(const struct kvm_msr_filter *filter, struct pvclock_msr_filter *copy);
-/* The filter that gives userspace our MSRs and otherwise does what `theirs` (may be NULL) does. 0, -ENOSPC, -EINVAL, -ENOMEM. */
-int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, struct pvclock_msr_filter *merged,
+/* The filter that gives userspace these MSRs of ours and otherwise does what `theirs` (may be NULL) does. 0, -ENOSPC, -EINVAL, -ENOMEM. */
+int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, unsigned int what, struct pvclock_msr_filter *merged,
 			     struct pvclock_reason *reason);
 /* Whether `filter` lets a guest at an MSR, which KVM_MSR_FILTER_READ or _WRITE. */
 bool pvclock_kvm_filter_allows(const struct kvm_msr_filter *filter, uint32_t msr, uint32_t access);
@@ -94,6 +136,9 @@ void pvclock_msr_filter_clear(struct pvclock_msr_filter *filter);
 /* As it is, to KVM (NULL: no filter). 0 or -errno. */
 int pvclock_kvm_tell_filter(const struct pvclock_kvm *kvm, const struct kvm_msr_filter *filter);
 int pvclock_kvm_tell_exits(const struct pvclock_kvm *kvm, uint64_t mask);
+
+/* interrupt.c: a fixed, edge-triggered interrupt to the vCPU whose APIC has this identifier. Any thread. 0 or -errno. */
+int pvclock_kvm_interrupt(struct pvclock_kvm *kvm, uint32_t apic, uint8_t vector);
 
 /* tsc.c */
 int pvclock_kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset);
@@ -138,8 +183,23 @@ const struct kvm_clock_guest *pvclock_kvm_find_clock_guest(const struct pvclock_
 /* Whether it has any, of a vCPU without a page. */
 bool pvclock_kvm_probe_clock_guest(const struct pvclock_os *os, int vm_fd, int vcpu_fd, const struct pvclock_tsc_transform *tsc);
 
+/* sleep.c */
+void pvclock_kvm_look(const struct pvclock_kvm *kvm, struct kvm_look *look);
+/* Adds to slept_ns and surplus_ns what was seen, and makes it the mark. Where the TSC was reset the engine knows the vCPUs' new offsets already. */
+void pvclock_kvm_measure_sleep(struct pvclock_kvm *kvm, struct kvm_look *look);
+/* What was before is none of this clock's. */
+void pvclock_kvm_forget_sleep(struct pvclock_kvm *kvm);
+
 /* events.c: what the policy says about the blackout up to now */
 int pvclock_kvm_pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason);
+
+/* deadline.c */
+/* A vCPU's deadline was written, in its own thread. */
+void pvclock_kvm_deadline_written(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu);
+/* When this returns, no interrupt is on its way that pvclock_vm_pause came too late for. */
+void pvclock_kvm_drain_deadlines(struct pvclock_kvm *kvm);
+/* After a blackout: what is due fires, and who waits is told for how long. */
+void pvclock_kvm_resume_deadlines(struct pvclock_kvm *kvm);
 
 /* kernel_clock.c: what steer and stock share: the kernel publishes, and the engine follows it */
 int pvclock_kernel_clock_learn(struct pvclock_kvm *kvm);

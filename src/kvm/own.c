@@ -28,45 +28,22 @@ static void ask_witness(struct pvclock_kvm *kvm, struct kvm_vcpu *vcpu)
 	if (!vcpu->witness || pvclock_kvm_get_msr(kvm, vcpu, PVCLOCK_MSR_SYSTEM_TIME, &value) || value == WITNESS)
 		return;
 	pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_SYSTEM_TIME, 0);
+	pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_STEAL_TIME, 0);
+	pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_DEADLINE, 0); /* whoever runs there now asked for no interrupt */
+	pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_DEADLINE_CONTROL, 0);
 	vcpu->witness = false;
 }
 
-/* At a registration, in the vCPU's own thread. */
-static void registered(struct pvclock_kvm *kvm, const struct pvclock_vcpu *vcpu)
+/* At a registration, in the vCPU's own thread. `anew`: of the clock, which is what a guest begins with after an INIT. */
+static void registered(struct pvclock_kvm *kvm, const struct pvclock_vcpu *vcpu, bool anew)
 {
 	size_t i;
 
 	pthread_mutex_lock(&kvm->lock);
 	for (i = 0; i < kvm->vcpu_count; i++)
-		if (kvm->vcpus[i].vcpu == vcpu)
+		if (kvm->vcpus[i].vcpu == vcpu && (anew || !kvm->vcpus[i].witness))
 			plant_witness(kvm, &kvm->vcpus[i]);
 	pthread_mutex_unlock(&kvm->lock);
-}
-
-static int own_attach(struct pvclock_kvm *kvm, const struct pvclock_kvm_config *config, struct pvclock_reason *reason)
-{
-	int error;
-
-	if (kvm_ioctl(kvm, kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_X86_USER_SPACE_MSR) <= 0 ||
-	    kvm_ioctl(kvm, kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_X86_MSR_FILTER) <= 0) {
-		pvclock_reason_set(reason, PVCLOCK_REASON_NO_MSR_FILTER,
-				   "This KVM cannot hand clock MSRs to userspace (KVM_CAP_X86_MSR_FILTER); "
-				   "own mode needs Linux 5.10 or newer, steer mode does not.");
-		return -ENOTSUP;
-	}
-	error = pvclock_kvm_set_user_space_msr(kvm, config->user_space_msr_mask, reason);
-	if (error == 0)
-		error = pvclock_kvm_set_filter(kvm, config->msr_filter, reason);
-	if (error)
-		pvclock_kvm_tell_exits(kvm, config->user_space_msr_mask);
-	return error;
-}
-
-static void own_detach(struct pvclock_kvm *kvm)
-{
-	pvclock_kvm_tell_filter(kvm, kvm->theirs.bitmaps ? &kvm->theirs.filter : NULL);
-	pvclock_kvm_tell_exits(kvm, kvm->user_space_msr_mask);
-	pvclock_msr_filter_clear(&kvm->theirs);
 }
 
 static int own_slope(const struct pvclock_kvm *kvm, const struct pvclock_slope *host, struct pvclock_slope *guest)
@@ -119,8 +96,10 @@ static int own_handle_msr(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, st
 		return handle_guest_tsc(kvm, vcpu, run);
 	if (run->exit_reason == KVM_EXIT_X86_WRMSR) {
 		error = pvclock_vcpu_write_msr(vcpu, run->msr.index, run->msr.data);
-		if (error == 0 && run->msr.index != PVCLOCK_MSR_WALL_CLOCK && run->msr.index != PVCLOCK_MSR_WALL_CLOCK_OLD)
-			registered(kvm, vcpu);
+		if (error == 0 && (run->msr.index == PVCLOCK_MSR_SYSTEM_TIME || run->msr.index == PVCLOCK_MSR_SYSTEM_TIME_OLD))
+			registered(kvm, vcpu, true);
+		if (error == 0 && run->msr.index == PVCLOCK_MSR_STEAL_TIME)
+			registered(kvm, vcpu, false);
 	} else {
 		uint64_t value = 0;
 
@@ -128,15 +107,8 @@ static int own_handle_msr(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, st
 		if (error == 0)
 			run->msr.data = value;
 	}
-	if (error == -ENOENT) {
-		/* Denied by the VMM's own filter, which had asked for #GP and not for an exit. */
-		if ((run->msr.reason & KVM_MSR_EXIT_REASON_FILTER) &&
-		    !(kvm->user_space_msr_mask & KVM_MSR_EXIT_REASON_FILTER)) {
-			run->msr.error = 1;
-			return 1;
-		}
+	if (error == -ENOENT)
 		return 0;
-	}
 	run->msr.error = error == -EINVAL; /* #GP */
 	return error == 0 || error == -EINVAL ? 1 : error;
 }
@@ -176,12 +148,9 @@ static int own_arrived(struct pvclock_kvm *kvm)
 	return error ? error : pvclock_kvm_set_clock(kvm, now);
 }
 
-
 const struct kvm_mode pvclock_kvm_mode_own = {
 	.mode = PVCLOCK_MODE_OWN,
-	.exits = KVM_MSR_EXIT_REASON_FILTER,
-	.attach = own_attach,
-	.detach = own_detach,
+	.filtered = PVCLOCK_FILTER_CLOCK,
 	.slope = own_slope,
 	.start = own_start,
 	.handle_msr = own_handle_msr,

@@ -4,6 +4,9 @@
 #include "../host/reason.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define PROBE_OFFSET 0x123456789ull
@@ -70,11 +73,34 @@ static void probe_clock_guest(const struct pvclock_os *os, int vm_fd, int vcpu_f
 			     pvclock_kvm_probe_clock_guest(os, vm_fd, vcpu_fd, &tsc);
 }
 
+#define CPUID_ENTRIES 256u
+#define LEAF_FEATURES 0x40000001u
+#define FEATURE_STEAL_TIME (1u << 5)
+
+static void probe_steal(const struct pvclock_os *os, int kvm_fd, struct pvclock_kvm_capabilities *found)
+{
+	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + CPUID_ENTRIES * sizeof(cpuid->entries[0]));
+	uint64_t ran, waited;
+	char text[96];
+
+	found->steal_own = os->ops->read_file(os->ctx, "/proc/thread-self/schedstat", text, sizeof(text)) > 0 &&
+			   sscanf(text, "%" SCNu64 " %" SCNu64, &ran, &waited) == 2;
+	if (!cpuid)
+		return;
+	cpuid->nent = CPUID_ENTRIES;
+	if (os->ops->ioctl(os->ctx, kvm_fd, KVM_GET_SUPPORTED_CPUID, cpuid) >= 0)
+		for (uint32_t i = 0; i < cpuid->nent && i < CPUID_ENTRIES; i++)
+			if (cpuid->entries[i].function == LEAF_FEATURES)
+				found->steal_kernel = cpuid->entries[i].eax & FEATURE_STEAL_TIME;
+	free(cpuid);
+}
+
 int pvclock_kvm_probe(const struct pvclock_os *os, int kvm_fd, struct pvclock_kvm_capabilities *found)
 {
 	int vm_fd, vcpu_fd, khz, flags;
 
 	*found = (struct pvclock_kvm_capabilities){ 0 };
+	probe_steal(os, kvm_fd, found);
 	vm_fd = os->ops->ioctl(os->ctx, kvm_fd, KVM_CREATE_VM, NULL);
 	if (vm_fd < 0)
 		return vm_fd;

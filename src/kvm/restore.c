@@ -57,6 +57,16 @@ static void date_back(const struct pvclock_kvm *kvm, struct pvclock_record *reco
 	record->system_time = pvclock_line_ns(&record->line, pvclock_tsc_to_guest(&record->reference, time->at).ticks);
 }
 
+/* What this blackout has come to before the save, which the resume would add: whoever goes on from the record has no such resume. */
+static void count_so_far(const struct pvclock_kvm *kvm, struct pvclock_account *account)
+{
+	account->counted_ns += kvm->counted_ns;
+	account->uncounted_ns += kvm->uncounted_ns;
+	account->moved_ticks += kvm->moved_ticks;
+	if (__builtin_add_overflow(account->error_ns, kvm->error_ns, &account->error_ns))
+		account->error_ns = PVCLOCK_ERROR_UNKNOWN;
+}
+
 int pvclock_kvm_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
 {
 	struct pvclock_reason unused;
@@ -70,6 +80,7 @@ int pvclock_kvm_save(struct pvclock_kvm *kvm, struct pvclock_record *record)
 	if (kvm->host.mantissa)
 		record->host = kvm->host;
 	date_back(kvm, record);
+	count_so_far(kvm, &record->account);
 	for (i = 0; error == 0 && i < record->vcpu_count; i++)
 		error = save_vcpu(kvm, &record->vcpus[i]);
 	if (error == 0 && kvm->mode->save)
@@ -169,6 +180,22 @@ static int check_vcpus(struct pvclock_kvm *kvm, const struct pvclock_record *rec
 	return 0;
 }
 
+/* What the guest has found here it goes on using. */
+static int check_offer(const struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
+{
+	uint32_t used = record->suspend_msr & PVCLOCK_MSR_ENABLE ? PVCLOCK_FEATURE_SUSPEND : 0, i;
+
+	for (i = 0; i < record->vcpu_count; i++)
+		if (record->vcpus[i].deadline_control & PVCLOCK_CONTROL_ENABLE)
+			used |= PVCLOCK_FEATURE_DEADLINE;
+	if ((used & ~pvclock_vm_offered(kvm->vm)) == 0)
+		return 0;
+	pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD,
+			   "The record's guest uses features 0x%x of pvclock/interface.h, and this VM is offered 0x%x; give it those with "
+			   "pvclock_vm_offer.", used, pvclock_vm_offered(kvm->vm));
+	return -ENOTSUP;
+}
+
 /* The guest's TSC rate, where this host scales it. */
 static int set_rate(struct pvclock_kvm *kvm, const struct pvclock_plan *plan)
 {
@@ -200,6 +227,25 @@ static size_t list_counters(struct pvclock_kvm *kvm, const struct pvclock_record
 	return count;
 }
 
+/*
+ * Stolen time, with whoever owns it here: the engine has it from a host where the engine had it, or else takes it over from the kernel, which the
+ * VMM gave its MSRs; and the kernel gets what the engine had.
+ */
+static int restore_steal(struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, const struct pvclock_record_vcpu *saved)
+{
+	uint64_t msr = 0;
+
+	if (!pvclock_vm_owns_steal(kvm->vm)) {
+		if (saved->steal_msr)
+			pvclock_kvm_set_msr(kvm, vcpu, PVCLOCK_MSR_STEAL_TIME, saved->steal_msr);
+		return 0;
+	}
+	if (saved->steal_msr || pvclock_kvm_get_msr(kvm, vcpu, PVCLOCK_MSR_STEAL_TIME, &msr) || msr == 0)
+		return pvclock_vcpu_restore_steal(vcpu->vcpu, saved->steal_msr, saved->steal_ns);
+	pvclock_kvm_set_msr(kvm, vcpu, PVCLOCK_MSR_STEAL_TIME, 0);
+	return pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_STEAL_TIME, msr);
+}
+
 /* What the guest registered, where the engine keeps it. */
 static int restore_registrations(struct pvclock_kvm *kvm, const struct pvclock_record *record)
 {
@@ -214,6 +260,16 @@ static int restore_registrations(struct pvclock_kvm *kvm, const struct pvclock_r
 						 saved->system_time_msr);
 		if (error == 0 && i == 0)
 			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_WALL_CLOCK, record->wall_clock_msr);
+		if (error == 0 && i == 0)
+			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_SUSPEND_CONTROL, record->suspend_control);
+		if (error == 0 && i == 0)
+			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_SUSPEND, record->suspend_msr);
+		if (error == 0)
+			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_DEADLINE_CONTROL, saved->deadline_control);
+		if (error == 0)
+			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_DEADLINE, saved->deadline_ns);
+		if (error == 0)
+			error = restore_steal(kvm, vcpu, saved);
 		if (saved->tsc_adjust) /* a host's write moves no TSC */
 			pvclock_kvm_set_msr(kvm, vcpu, MSR_IA32_TSC_ADJUST, saved->tsc_adjust);
 	}
@@ -230,6 +286,8 @@ static void keep_account(struct pvclock_kvm *kvm, const struct pvclock_record *r
 	pvclock_vm_count(kvm->vm, &account);
 	kvm->counted_ns = plan->counted_ns;
 	kvm->uncounted_ns = plan->elapsed.ns - plan->counted_ns;
+	kvm->error_ns = plan->elapsed.bound_ns;
+	pvclock_kvm_forget_sleep(kvm); /* the plan knows of it */
 }
 
 /* The clock goes on from its value, and follows a TSC of which nobody knows how it runs. */
@@ -276,6 +334,8 @@ int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *re
 	pvclock_reason_clear(reason);
 	host = host ? host : &record->host;
 	error = kvm->vcpu_count ? check_vcpus(kvm, record, reason) : -EINVAL;
+	if (error == 0)
+		error = check_offer(kvm, record, reason);
 	if (error == 0 && !kvm->mode->slope && blackout != PVCLOCK_BLACKOUT_LIVE_UPDATE) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_NO_LINE,
 				   "Stock mode keeps no function, so it takes a clock over by a live update only; use own or steer mode.");

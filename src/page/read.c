@@ -2,19 +2,6 @@
 /* Copying a page as it stood at one version. Why that works is said in write.c; the guest's reader is in guest.h. */
 #include "shared_word.h"
 
-/* The version to begin with, and whether a copy that began with it may be accepted. */
-static bool begin_read(const uint32_t *version, uint32_t *began)
-{
-	*began = pvclock_load_acquire_u32(version);
-	return (*began & 1) == 0;
-}
-
-static bool end_read(const uint32_t *version, uint32_t began)
-{
-	pvclock_fence_acquire();
-	return pvclock_load_relaxed_u32(version) == began;
-}
-
 enum pvclock_read pvclock_page_read(const void *page, struct pvclock_snapshot *out)
 {
 	const uint32_t *words = page;
@@ -74,6 +61,8 @@ const char *pvclock_read_text(enum pvclock_read result)
 		return "the page's version stayed odd or kept changing: its writer died or never rests";
 	case PVCLOCK_READ_INVALID:
 		return "the page holds no valid content: it was never written, or by something else";
+	case PVCLOCK_READ_KERNEL:
+		return "the kernel has to be asked: the page is not marked stable, or has no such clock";
 	}
 	return "unknown result";
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * shared_word.h - the writer's half of page.h's shared words. The reader's half is public, because the guest's
- * inline reader needs it.
+ * shared_word.h - the writer's half of page.h's shared words, and what all readers and writers of a sequence count share
+ * (write.c says why it works). The words' readers are public, because the guest's inline reader needs them.
  *
  * 32 bits only: a guest may register a page at any multiple of 4, and a 64-bit access that straddles a cache line
  * is neither atomic nor defined.
@@ -25,6 +25,19 @@ enum {
 	WALL_VERSION = offsetof(struct pvclock_wall_clock, version) / 4,
 	WALL_SEC = offsetof(struct pvclock_wall_clock, sec) / 4,
 	WALL_NSEC = offsetof(struct pvclock_wall_clock, nsec) / 4,
+	SUSPEND_MAGIC = offsetof(struct pvclock_suspend_page, magic) / 4,
+	SUSPEND_VERSION = offsetof(struct pvclock_suspend_page, version) / 4,
+	SUSPEND_SEQUENCE = offsetof(struct pvclock_suspend_page, sequence) / 4,
+	SUSPEND_CAUSE = offsetof(struct pvclock_suspend_page, cause) / 4,
+	SUSPEND_COUNT = offsetof(struct pvclock_suspend_page, count) / 4,
+	SUSPEND_UNCOUNTED = offsetof(struct pvclock_suspend_page, uncounted_ns) / 4,
+	SUSPEND_COUNTED = offsetof(struct pvclock_suspend_page, counted_ns) / 4,
+	SUSPEND_LAST = offsetof(struct pvclock_suspend_page, last_ns) / 4,
+	SUSPEND_ERROR = offsetof(struct pvclock_suspend_page, error_ns) / 4,
+	SUSPEND_COUNTER = offsetof(struct pvclock_suspend_page, counter) / 4,
+	STEAL_NS = offsetof(struct pvclock_steal_page, steal) / 4,
+	STEAL_VERSION = offsetof(struct pvclock_steal_page, version) / 4,
+	STEAL_PREEMPTED = offsetof(struct pvclock_steal_page, preempted) / 4, /* and padding */
 };
 
 static inline void store_relaxed_u32(uint32_t *word, uint32_t value)
@@ -60,5 +73,32 @@ static inline void fence_release(void)
 #if defined(__SANITIZE_THREAD__) && !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif
+
+/*
+ * Opens the odd phase and returns the number that closes it. The version comes from the page, so that it also goes on
+ * where another writer (the kernel, or the VMM before a live update) left it; if that one died in its odd phase, the
+ * next odd number is taken, so that a reader who began in the dead one's phase cannot end in ours.
+ */
+static inline uint32_t begin_write(uint32_t *version)
+{
+	uint32_t odd = (pvclock_load_relaxed_u32(version) + 1) | 1;
+
+	store_relaxed_u32(version, odd);
+	fence_release();
+	return odd + 1;
+}
+
+/* The version to begin with, and whether a copy that began with it may be accepted. */
+static inline bool begin_read(const uint32_t *version, uint32_t *began)
+{
+	*began = pvclock_load_acquire_u32(version);
+	return (*began & 1) == 0;
+}
+
+static inline bool end_read(const uint32_t *version, uint32_t began)
+{
+	pvclock_fence_acquire();
+	return pvclock_load_relaxed_u32(version) == began;
+}
 
 #endif

@@ -24,20 +24,6 @@
  */
 #include "shared_word.h"
 
-/*
- * Opens the odd phase and returns the number that closes it. The version comes from the page, so that it also goes on
- * where another writer (the kernel, or the VMM before a live update) left it; if that one died in its odd phase, the
- * next odd number is taken, so that a reader who began in the dead one's phase cannot end in ours.
- */
-static uint32_t begin_write(uint32_t *version)
-{
-	uint32_t odd = (pvclock_load_relaxed_u32(version) + 1) | 1;
-
-	store_relaxed_u32(version, odd);
-	fence_release();
-	return odd + 1;
-}
-
 void pvclock_page_write(void *page, const struct pvclock_line *line, uint8_t flags)
 {
 	uint32_t *words = page;
@@ -59,9 +45,9 @@ void pvclock_page_write(void *page, const struct pvclock_line *line, uint8_t fla
 void pvclock_wall_clock_write(void *page, uint64_t ns_since_epoch)
 {
 	uint32_t *words = page;
-	uint32_t even = begin_write(&words[WALL_VERSION]);
+	uint32_t even = begin_write(&words[WALL_VERSION]), nsec;
 
-	store_relaxed_u32(&words[WALL_SEC], (uint32_t)(ns_since_epoch / 1000000000u));
-	store_relaxed_u32(&words[WALL_NSEC], (uint32_t)(ns_since_epoch % 1000000000u));
+	store_relaxed_u32(&words[WALL_SEC], (uint32_t)pvclock_seconds(ns_since_epoch, &nsec));
+	store_relaxed_u32(&words[WALL_NSEC], nsec);
 	store_release_u32(&words[WALL_VERSION], even != 0 ? even : 2);
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "kvm.h"
 
+#include "../random.h"
+
 #include <pvclock/guest.h>
 
 #include <errno.h>
@@ -10,11 +12,7 @@
 
 uint64_t fake_random(struct fake_kvm *fake)
 {
-	uint64_t z = fake->random += 0x9e3779b97f4a7c15ull; /* splitmix64 */
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-	return z ^ (z >> 31);
+	return splitmix64(&fake->random);
 }
 
 static void pass(struct fake_kvm *fake)
@@ -138,7 +136,7 @@ static int fake_clock_gettime(void *ctx, clockid_t clock, struct timespec *ts)
 	uint64_t ns;
 
 	fake->tsc += 40;
-	ns = (uint64_t)((unsigned __int128)fake->tsc * 1000000 / fake->khz);
+	ns = (uint64_t)((unsigned __int128)(fake->tsc - fake->unheard_ticks) * 1000000 / fake->khz);
 	leap(fake);
 	if (clock == CLOCK_REALTIME || clock == CLOCK_TAI)
 		ns += (uint64_t)fake->realtime_ns;
@@ -149,6 +147,22 @@ static int fake_clock_gettime(void *ctx, clockid_t clock, struct timespec *ts)
 	ts->tv_sec = (time_t)(ns / 1000000000);
 	ts->tv_nsec = (long)(ns % 1000000000);
 	return 0;
+}
+
+void fake_kvm_sleep(struct fake_kvm *fake, uint64_t ns, uint64_t ticks, bool reset)
+{
+	uint64_t before = fake->tsc;
+
+	fake->tsc = reset ? ticks : fake->tsc + ticks;
+	fake->unheard_ticks += fake->tsc - before;
+	fake->slept_ns += ns;
+	fake->realtime_ns += (int64_t)ns;
+	if (reset) {
+		fake->offset += before - fake->tsc;
+		fake->second_offset += before - fake->tsc;
+		fake->anchor_ns = fake_kvm_clock(fake, before); /* and so does its own clock */
+		fake->anchor_tsc = fake->tsc;
+	}
 }
 
 static int device_attr(struct fake_kvm *fake, int fd, unsigned long request, struct kvm_device_attr *attribute)
@@ -177,7 +191,8 @@ static int msrs(struct fake_kvm *fake, int fd, unsigned long request, void *arg)
 	uint64_t *place = one->entry.index == PVCLOCK_MSR_SYSTEM_TIME ? &fake->system_time_msr :
 			  one->entry.index == PVCLOCK_MSR_WALL_CLOCK ? &fake->wall_clock_msr :
 			  one->entry.index == 0x6e0 ? &fake->deadline[second] :
-			  one->entry.index == 0x3b ? &fake->tsc_adjust[second] : NULL;
+			  one->entry.index == 0x3b ? &fake->tsc_adjust[second] :
+			  one->entry.index == PVCLOCK_MSR_STEAL_TIME ? &fake->steal_msr[second] : NULL;
 
 	if (request == KVM_GET_MSRS && one->entry.index == 0x10) {
 		one->entry.data = fake->tsc + offset;
@@ -270,6 +285,10 @@ static int fake_ioctl(void *ctx, int fd, unsigned long request, void *arg)
 		return 0;
 	case KVM_CREATE_VCPU:
 		return FAKE_VCPU_FD;
+	case KVM_SIGNAL_MSI:
+		fake->signals++;
+		fake->signal = *(struct kvm_msi *)arg;
+		return fake->signal_error ? fake->signal_error : 1;
 	case KVM_KVMCLOCK_CTRL:
 		fake->ctrl_calls++;
 		return 0;
@@ -287,7 +306,13 @@ static void fake_close(void *ctx, int fd)
 static ssize_t fake_read_file(void *ctx, const char *path, char *text, size_t size)
 {
 	struct fake_kvm *fake = ctx;
+	unsigned int thread;
 
+	if (sscanf(path, "/proc/self/task/%u/schedstat", &thread) == 1) {
+		if (!fake->schedstat || thread < 100 || thread > 103)
+			return -ENOENT;
+		return snprintf(text, size, "%u %llu 7\n", thread, (unsigned long long)fake->run_delay[thread - 100]);
+	}
 	if (!fake->boot_id || strcmp(path, "/proc/sys/kernel/random/boot_id") != 0)
 		return -ENOENT;
 	return snprintf(text, size, "%s\n", fake->boot_id);

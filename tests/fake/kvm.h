@@ -38,10 +38,17 @@ struct fake_kvm {
 	int32_t tai_offset;  /* s; CLOCK_TAI is so far ahead of CLOCK_REALTIME */
 	uint64_t leap_tsc;   /* there UTC repeats a second: the offset grows, and CLOCK_REALTIME steps back. 0: never */
 	uint64_t slept_ns;   /* CLOCK_BOOTTIME has counted so much more */
+	uint64_t unheard_ticks; /* CLOCK_MONOTONIC has counted so many less than the TSC says */
+	unsigned int signals;   /* KVM_SIGNAL_MSI calls, and the last one */
+	struct kvm_msi signal;
+	int signal_error;
 	const char *boot_id; /* NULL: there is none to read */
 	int ntp_state;       /* what adjtimex returns */
 	long max_error_us, estimated_error_us;
 	uint64_t tsc_adjust[2];
+	uint64_t steal_msr[2];  /* MSR_KVM_STEAL_TIME */
+	uint64_t run_delay[4];  /* ns, of threads 100 to 103, while `schedstat` is true */
+	bool schedstat;
 	bool no_tsc_adjust;  /* the guest's CPUs have no such MSR */
 	bool tsc_control;      /* it scales TSCs, as AMD does: 32 fraction bits */
 	uint32_t vcpu_khz[2];  /* to what; 0: not at all */
@@ -66,6 +73,11 @@ void fake_kvm_init(struct fake_kvm *fake, uint64_t seed);
 uint64_t fake_random(struct fake_kvm *fake);
 /* An entry: what was postponed to it happens. */
 void fake_kvm_enter(struct fake_kvm *fake);
+/*
+ * The host sleeps for so long, by CLOCK_BOOTTIME; and its TSC goes on for `ticks`, which no other clock counts, or begins anew there: KVM then lets its
+ * guests' TSCs go on.
+ */
+void fake_kvm_sleep(struct fake_kvm *fake, uint64_t ns, uint64_t ticks, bool reset);
 /* What it publishes to a vCPU, by its own TSC. */
 struct pvclock_line fake_kvm_page(const struct fake_kvm *fake, unsigned int vcpu);
 /* The kernel's clock at a host tick. */

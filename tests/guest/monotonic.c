@@ -22,6 +22,9 @@
 #include <string.h>
 #include <time.h>
 
+#include "../random.h"
+#include "torture.h"
+
 #define READERS 3
 #define CATCH_MS 2000
 #define CATCH_TRIES 5
@@ -38,15 +41,6 @@ struct run {
 	enum host host;
 	_Atomic uint64_t reads, backwards, wrong, worst, anchors, rates;
 };
-
-static uint64_t splitmix64(uint64_t *seed)
-{
-	uint64_t z = *seed += 0x9e3779b97f4a7c15u;
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-	return z ^ (z >> 31);
-}
 
 static void enter_guest(struct run *run)
 {
@@ -154,14 +148,6 @@ static void *host(void *argument)
 	return NULL;
 }
 
-static void start(pthread_t *thread, void *(*function)(void *), struct run *run)
-{
-	if (pthread_create(thread, NULL, function, run) != 0) {
-		perror("pthread_create");
-		exit(1);
-	}
-}
-
 static void run_host(struct run *run, enum host kind, unsigned int ms)
 {
 	struct timespec time = { 0, 1000000 };
@@ -179,20 +165,6 @@ static void run_host(struct run *run, enum host kind, unsigned int ms)
 	atomic_store(&run->stop, true);
 	for (unsigned int i = 0; i < READERS + 1; i++)
 		pthread_join(threads[i], NULL);
-}
-
-static bool one_tsc(void)
-{
-	char name[16] = "";
-	FILE *file = fopen("/sys/devices/system/clocksource/clocksource0/current_clocksource", "r");
-
-	if (!file)
-		return false;
-	if (!fgets(name, sizeof(name), file))
-		name[0] = '\0';
-	fclose(file);
-	/* both are the kernel's word that all CPUs' TSCs agree */
-	return strcmp(name, "tsc\n") == 0 || strcmp(name, "kvm-clock\n") == 0;
 }
 
 static void print(const char *verdict, const char *name, struct run *run)

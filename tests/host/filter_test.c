@@ -29,8 +29,12 @@ static bool kernel_allows(const struct kvm_msr_filter *filter, uint32_t msr, uin
 	return !(filter->flags & KVM_MSR_FILTER_DEFAULT_DENY);
 }
 
-static bool is_ours(uint32_t msr, uint32_t access)
+static bool is_ours(unsigned int what, uint32_t msr, uint32_t access)
 {
+	if (msr - PVCLOCK_MSR_DEADLINE_CONTROL < PVCLOCK_INTERFACE_MSRS)
+		return what & PVCLOCK_FILTER_INTERFACE;
+	if (!(what & PVCLOCK_FILTER_CLOCK))
+		return false;
 	if (msr == 0x10 || msr == 0x3b) /* IA32_TSC, IA32_TSC_ADJUST */
 		return access == KVM_MSR_FILTER_WRITE;
 	return msr == PVCLOCK_MSR_WALL_CLOCK_OLD || msr == PVCLOCK_MSR_SYSTEM_TIME_OLD || msr == PVCLOCK_MSR_WALL_CLOCK ||
@@ -49,19 +53,19 @@ static bool has_one_bit_for_both(const struct kvm_msr_filter *filter, uint32_t m
 	return false;
 }
 
-static void check_merge(const struct kvm_msr_filter *theirs, const struct kvm_msr_filter *merged)
+static void check_merge(const struct kvm_msr_filter *theirs, unsigned int what, const struct kvm_msr_filter *merged)
 {
-	static const uint32_t bases[] = { 0, 0x4b564cf0, 0xc0000000, 0xfffffff0 };
+	static const uint32_t bases[] = { 0, 0x4b564cf0, 0x505642e0, 0xc0000000, 0xfffffff0 };
 	uint32_t access, msr, b;
 
 	for (access = KVM_MSR_FILTER_READ; access <= KVM_MSR_FILTER_WRITE; access++) {
-		for (b = 0; b < 4; b++) {
+		for (b = 0; b < 5; b++) {
 			for (msr = bases[b]; msr - bases[b] < 64 && msr >= bases[b]; msr++) {
-				bool expected = !is_ours(msr, access) && kernel_allows(theirs, msr, access);
+				bool expected = !is_ours(what, msr, access) && kernel_allows(theirs, msr, access);
 
 				assert_int_equal(pvclock_kvm_filter_allows(theirs, msr, access), kernel_allows(theirs, msr, access));
 				/* then a read is ours to answer, too */
-				if (is_ours(msr, KVM_MSR_FILTER_WRITE) && has_one_bit_for_both(theirs, msr))
+				if (is_ours(what, msr, KVM_MSR_FILTER_WRITE) && has_one_bit_for_both(theirs, msr))
 					continue;
 				if (kernel_allows(merged, msr, access) != expected)
 					fail_msg("MSR 0x%x, access %u: %d", msr, access, !expected);
@@ -80,10 +84,11 @@ static void filters_are_merged_not_replaced(void **state)
 	(void)state;
 	for (round = 0; round < 20000; round++) {
 		struct kvm_msr_filter theirs = { .flags = fake_random(&random) % 3 == 0 ? KVM_MSR_FILTER_DEFAULT_DENY : 0 };
-		static const uint32_t bases[] = { 0, 0x8, 0x11, 0x12, 0x4b564cf8, 0x4b564d00, 0x4b564d01, 0xc0000080 };
+		static const uint32_t bases[] = { 0, 0x8, 0x11, 0x12, 0x4b564cf8, 0x4b564d00, 0x4b564d01, 0x505642fe, 0x50564302 };
 		uint8_t bits[KVM_MSR_FILTER_MAX_RANGES][8];
 		struct pvclock_msr_filter merged;
 		struct pvclock_reason reason;
+		unsigned int what = (unsigned int)(fake_random(&random) % 4);
 		uint64_t count = fake_random(&random) % (KVM_MSR_FILTER_MAX_RANGES + 1), i;
 		int error;
 
@@ -93,15 +98,15 @@ static void filters_are_merged_not_replaced(void **state)
 				.flags = 1 + (uint32_t)(fake_random(&random) % 3), .bitmap = bits[i],
 				.base = bases[fake_random(&random) % 8], .nmsrs = 1 + (uint32_t)(fake_random(&random) % 64) };
 		}
-		error = pvclock_kvm_merge_filter(&theirs, &merged, &reason);
+		error = pvclock_kvm_merge_filter(&theirs, what, &merged, &reason);
 		if (error == -ENOSPC) {
 			full++;
-			assert_true(count > KVM_MSR_FILTER_MAX_RANGES - 6);
+			assert_true(count > KVM_MSR_FILTER_MAX_RANGES - 8);
 			assert_int_equal(reason.code, PVCLOCK_REASON_MSR_FILTER_FULL);
 			continue;
 		}
 		assert_int_equal(error, 0);
-		check_merge(&theirs, &merged.filter);
+		check_merge(&theirs, what, &merged.filter);
 		pvclock_msr_filter_clear(&merged);
 	}
 	assert_true(full > 0);
@@ -115,13 +120,13 @@ static void filters_of_no_kind_are_refused(void **state)
 	struct pvclock_reason reason;
 
 	(void)state;
-	assert_int_equal(pvclock_kvm_merge_filter(&theirs, &merged, &reason), -EINVAL);
+	assert_int_equal(pvclock_kvm_merge_filter(&theirs, PVCLOCK_FILTER_CLOCK, &merged, &reason), -EINVAL);
 	theirs.ranges[0] = (struct kvm_msr_filter_range){ .flags = 3, .nmsrs = 0x3001, .bitmap = bits };
-	assert_int_equal(pvclock_kvm_merge_filter(&theirs, &merged, &reason), -EINVAL);
+	assert_int_equal(pvclock_kvm_merge_filter(&theirs, PVCLOCK_FILTER_CLOCK, &merged, &reason), -EINVAL);
 	theirs.ranges[0] = (struct kvm_msr_filter_range){ .flags = 3, .nmsrs = 1, .bitmap = NULL };
-	assert_int_equal(pvclock_kvm_merge_filter(&theirs, &merged, &reason), -EINVAL);
-	assert_int_equal(pvclock_kvm_merge_filter(NULL, &merged, &reason), 0);
-	check_merge(&(struct kvm_msr_filter){ 0 }, &merged.filter);
+	assert_int_equal(pvclock_kvm_merge_filter(&theirs, PVCLOCK_FILTER_CLOCK, &merged, &reason), -EINVAL);
+	assert_int_equal(pvclock_kvm_merge_filter(NULL, PVCLOCK_FILTER_CLOCK, &merged, &reason), 0);
+	check_merge(&(struct kvm_msr_filter){ 0 }, PVCLOCK_FILTER_CLOCK, &merged.filter);
 	pvclock_msr_filter_clear(&merged);
 }
 

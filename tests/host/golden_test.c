@@ -3,9 +3,9 @@
  * golden_test.c - P6: what one release saved, the next restores. golden/record-N.bin was written by the code of version N, and is never
  * written again; each is read here, and every field compared.
  *
- * Version 3: raise PVCLOCK_RECORD_VERSION and add its fields at the end of the walks in record_codec.c; decode says what an older
- * version means by their absence. Copy version_2() to version_3(), with the new fields in it; version_2() gets what an old record
- * is read as. Run this test once with GOLDEN_WRITE=golden/record-3.bin, and commit that file. Only the newest version is written, so
+ * Version 4: raise PVCLOCK_RECORD_VERSION and add its fields at the end of the walks in record_codec.c; decode says what an older
+ * version means by their absence. Copy version_3() to version_4(), with the new fields in it; version_3() gets what an old record
+ * is read as. Run this test once with GOLDEN_WRITE=golden/record-4.bin, and commit that file. Only the newest version is written, so
  * p6_the_newest_is_written moves on to it; those before are only read.
  */
 #include <pvclock/record.h>
@@ -51,6 +51,7 @@ static struct pvclock_record version_1(struct pvclock_record_vcpu vcpus[3])
 			  .max_error_ns = PVCLOCK_ERROR_UNKNOWN, .estimated_error_ns = PVCLOCK_ERROR_UNKNOWN, .state = TIME_ERROR },
 		.system_time = 428257696292,
 		.policy = pvclock_policy_default(),
+		.account = { .error_ns = PVCLOCK_ERROR_UNKNOWN },
 		.vcpu_count = 3,
 		.vcpus = vcpus,
 	};
@@ -87,7 +88,7 @@ static struct pvclock_record version_2(struct pvclock_record_vcpu vcpus[3])
 	record.policy.advance_max_ns = 86400000000000;
 	record.policy.fall_back = true;
 	record.account = (struct pvclock_account){ .blackouts = 11, .counted_ns = 12, .uncounted_ns = 13, .rate_changes = 14,
-						   .residual_ns_max = 15, .moved_ticks = -16 };
+						   .residual_ns_max = 15, .moved_ticks = -16, .error_ns = PVCLOCK_ERROR_UNKNOWN };
 	for (unsigned int i = 0; i < 3; i++) {
 		uint64_t offset = vcpus[i].tsc.offset;
 
@@ -95,6 +96,23 @@ static struct pvclock_record version_2(struct pvclock_record_vcpu vcpus[3])
 		vcpus[i].tsc.offset = offset;
 		vcpus[i].tsc_adjust = 0xffffffffffffff00 + i;
 		vcpus[i].tsc_deadline = i == 1 ? 0 : 0x123456789abcdef0 + i;
+	}
+	return record;
+}
+
+/* Version 3: a guest that uses pvclock/interface.h, and whose stolen time is userspace's. */
+static struct pvclock_record version_3(struct pvclock_record_vcpu vcpus[3])
+{
+	struct pvclock_record record = version_2(vcpus);
+
+	record.account.error_ns = 17;
+	record.suspend_control = 0x0000000700010042;
+	record.suspend_msr = 0x123456781;
+	for (unsigned int i = 0; i < 2; i++) {
+		vcpus[i].deadline_control = 0x10051 + i;
+		vcpus[i].deadline_ns = i == 1 ? 0 : 0x8877665544332211;
+		vcpus[i].steal_msr = 0x12347041 + 64 * i;
+		vcpus[i].steal_ns = 0x7766554433221100 + i;
 	}
 	return record;
 }
@@ -134,6 +152,7 @@ static void same_policy_and_account(const struct pvclock_record *read, const str
 	same(account.rate_changes);
 	same(account.residual_ns_max);
 	same(account.moved_ticks);
+	same(account.error_ns);
 }
 
 static void same_record(const struct pvclock_record *read, const struct pvclock_record *expected)
@@ -150,6 +169,8 @@ static void same_record(const struct pvclock_record *read, const struct pvclock_
 	same_time(&read->time, &expected->time);
 	same(system_time);
 	same_policy_and_account(read, expected);
+	same(suspend_control);
+	same(suspend_msr);
 	same(vcpu_count);
 	for (uint32_t i = 0; i < expected->vcpu_count; i++) {
 		same(vcpus[i].index);
@@ -159,6 +180,10 @@ static void same_record(const struct pvclock_record *read, const struct pvclock_
 		same_tsc(&read->vcpus[i].tsc, &expected->vcpus[i].tsc);
 		same(vcpus[i].tsc_adjust);
 		same(vcpus[i].tsc_deadline);
+		same(vcpus[i].deadline_control);
+		same(vcpus[i].deadline_ns);
+		same(vcpus[i].steal_msr);
+		same(vcpus[i].steal_ns);
 	}
 }
 
@@ -193,11 +218,20 @@ static void p6_version_2_is_read(void **state)
 	reads("record-2.bin", &expected);
 }
 
+static void p6_version_3_is_read(void **state)
+{
+	struct pvclock_record_vcpu vcpus[3];
+	struct pvclock_record expected = version_3(vcpus);
+
+	(void)state;
+	reads("record-3.bin", &expected);
+}
+
 /* The bytes do not change while the version does not. */
 static void p6_the_newest_is_written(void **state)
 {
 	struct pvclock_record_vcpu vcpus[3];
-	struct pvclock_record record = version_2(vcpus);
+	struct pvclock_record record = version_3(vcpus);
 	struct pvclock_reason reason;
 	uint8_t golden[BYTES_MAX], written[BYTES_MAX];
 	const char *path = getenv("GOLDEN_WRITE");
@@ -212,9 +246,9 @@ static void p6_the_newest_is_written(void **state)
 		if (!file || fwrite(written, 1, (size_t)length, file) != (size_t)length || fclose(file))
 			fail_msg("cannot write %s", path);
 	}
-	assert_int_equal(length, read_golden("record-2.bin", golden));
+	assert_int_equal(length, read_golden("record-3.bin", golden));
 	assert_memory_equal(written, golden, (size_t)length);
-	assert_int_equal(PVCLOCK_RECORD_VERSION, 2);
+	assert_int_equal(PVCLOCK_RECORD_VERSION, 3);
 }
 
 int main(int argc, char **argv)
@@ -222,6 +256,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(p6_version_1_is_read),
 		cmocka_unit_test(p6_version_2_is_read),
+		cmocka_unit_test(p6_version_3_is_read),
 		cmocka_unit_test(p6_the_newest_is_written),
 	};
 

@@ -14,6 +14,8 @@
 
 #include <cmocka.h>
 
+#include "../random.h"
+
 typedef unsigned __int128 u128;
 
 #define SEEDS 100000
@@ -76,11 +78,7 @@ struct made {
 
 static uint64_t next(struct made *made)
 {
-	uint64_t z = made->random += 0x9e3779b97f4a7c15ull; /* splitmix64 */
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-	return z ^ (z >> 31);
+	return splitmix64(&made->random);
 }
 
 static uint64_t pick(struct made *made, uint64_t least, uint64_t most)

@@ -222,13 +222,19 @@ static void p6_fields_out_of_range_are_named(void **state)
 		{ "0 vCPUs", 112, { 0 }, 4 },
 		{ "vCPUs", 112, { 2 }, 4 },
 		{ "vCPUs", 112, { 255, 255, 255, 255 }, 4 },
-		{ "ascending", 236 + 52, { 0 }, 4 },
-		{ "vCPU 0 flags", 240, { 4 }, 4 },
-		{ "vCPU 0 a TSC ratio with 256 fraction bits", 268, { 0, 1 }, 4 },
-		{ "aligned", 244, { 3 }, 8 },
+		{ "ascending", 260 + 84, { 0 }, 4 },
+		{ "vCPU 0 flags", 264, { 4 }, 4 },
+		{ "vCPU 0 a TSC ratio with 256 fraction bits", 292, { 0, 1 }, 4 },
+		{ "aligned", 268, { 3 }, 8 },
 		{ "TAI offset", 136, { 0xe9, 3 }, 4 },        /* 1001 s */
 		{ "CLOCK_TAI", 136, { 37 }, 4 },            /* the machine has no TAI: both clocks are alike */
 		{ "policy", 176, { 0x20 }, 4 },
+		{ "suspend interrupt, 0x1000f", 244, { 15, 0, 1 }, 8 }, /* an exception's vector */
+		{ "suspend interrupt, 0x20042", 244, { 0x42, 0, 2 }, 8 },
+		{ "suspend page address 0x1005", 252, { 5, 0x10 }, 8 },
+		{ "deadline interrupt for vCPU 0, 0x100010050", 312, { 0x50, 0, 1, 0, 1 }, 8 },
+		{ "deadline for vCPU 0, 77 ns", 320, { 77 }, 8 },
+		{ "stolen time for vCPU 0, MSR 0x1021", 328, { 0x21, 0x10 }, 8 },
 	};
 	struct machine *m = running_machine();
 	uint8_t good[1024], bytes[1024];
@@ -269,7 +275,7 @@ static void p6_too_short_is_not_called_cut_off(void **state)
 	expect_refused(bytes, 200);
 	pvclock_record_decode(bytes, 200, &record, &reason);
 	assert_int_equal(reason.code, PVCLOCK_REASON_RECORD_TRUNCATED);
-	assert_non_null(strstr(reason.text, "at least 236"));
+	assert_non_null(strstr(reason.text, "at least 260"));
 	machine_free(m);
 }
 

@@ -183,6 +183,9 @@ static void guest_reads(struct machine *m, const struct pvclock_line *line, uint
 	require(m->fake.ctrl_calls >= m->count); /* GUEST_STOPPED is the kernel's to set */
 }
 
+/* Five times three clocks, and five times a clock between two readings of the TSC (src/kvm/sleep.c). */
+#define LOOK_TICKS (5 * 3 * 40 + 5 * (30 + 40 + 30))
+
 /* --- pause, suspend: the VM stays where it is -------------------------------------------------------- */
 
 static void one_pause(const struct cell *cell)
@@ -204,7 +207,7 @@ static void one_pause(const struct cell *cell)
 		deadlines[i] = m.fake.deadline[i];
 	}
 	m.fake.tsc += 5 * 2596142000ull; /* 5 s: the deadlines are in it */
-	resumed = m.fake.tsc + 40 + 30;  /* a clock, then the TSC */
+	resumed = m.fake.tsc + 40 + LOOK_TICKS + 30; /* a clock, all that a sleep would part, then the TSC */
 	require(pvclock_kvm_resume(m.kvm, &correction, &reason) == 0);
 	require(pvclock_line_make(&unit, 0, 0, &m.host, NULL));
 	gone = resumed - paused;
@@ -325,7 +328,7 @@ static void check_resumed(struct machine *m, const struct cell *cell, const stru
 	m->fake.tsc += 1000000007;
 	for (unsigned int i = 0; i < m->count; i++)
 		require(pvclock_kvm_settle(m->kvm, m->vcpus[i]) == 0);
-	since = m->fake.tsc + 40 + 30 - at; /* it reads a clock first */
+	since = m->fake.tsc + 40 + LOOK_TICKS + 30 - at; /* it reads clocks first */
 	require(pvclock_kvm_resume(m->kvm, &correction, &reason) == 0);
 	require(correction.residual_ns == 0 || correction.residual_ns == 1);
 	require(pvclock_line_make(&unit, 0, 0, &m->host, NULL));
@@ -725,7 +728,11 @@ static void a_thousand_moves(enum pvclock_mode mode)
 
 		cell.blackout = i % 3 ? PVCLOCK_BLACKOUT_SNAPSHOT : PVCLOCK_BLACKOUT_MIGRATION;
 		now->fake.tsc += 1000003 * (i % 7);
+		pvclock_vm_get_account(now->vm, &account);
 		save(now, &record);
+		/* what passed before the save was the source's to judge */
+		sum.counted_ns += record.account.counted_ns - account.counted_ns;
+		sum.uncounted_ns += record.account.uncounted_ns - account.uncounted_ns;
 		if (i == 0) {
 			first[0] = line_of(now, 0);
 			first[1] = line_of(now, 1);

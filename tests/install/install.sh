@@ -139,6 +139,14 @@ else
 		undefined=$(nm -u "$work/kernel")
 		[ -z "$undefined" ] || fail "a kernel would need $undefined"
 	fi
+	# the lines that the README shows one
+	awk '/^## / { inside = $0 == "## Link it into a guest kernel" } !inside { next } /^```/ { block = !block; next } !block { next }
+		/^$/ { print "void start(void);\nvoid start(void)\n{"; next }
+		{ print } END { print "\tfor (;;)\n\t\t;\n}" }' "$source/README.md" >"$work/readme.c"
+	grep -q pvclock_clocks_begin "$work/readme.c" || fail "README.md shows no guest kernel"
+	try "the README's kernel does not compile" $cc $freestanding $cflags -c "$work/readme.c" -o "$work/readme.o" &&
+		try "the README's kernel does not link" $cc -nostdlib -static -no-pie -Wl,-e,start "$work/readme.o" \
+		    -L"$libdir" -lpvclock-guest -o "$work/readme" || true
 	# not only what that kernel uses: all of the archive
 	if try "the guest's archive" ld -r --whole-archive "$libdir/libpvclock-guest.a" -o "$work/whole.o"; then
 		undefined=$(nm -u "$work/whole.o")

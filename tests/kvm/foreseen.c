@@ -69,7 +69,7 @@ static struct pvclock_line line_of(const struct foreseen *foreseen)
 	};
 }
 
-static int64_t ticks_in_ns(const struct pvclock_line *line, int64_t ticks)
+int64_t ticks_in_ns(const struct pvclock_line *line, int64_t ticks)
 {
 	const struct pvclock_line unit = { .mul = line->mul, .shift = line->shift };
 

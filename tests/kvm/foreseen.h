@@ -24,4 +24,7 @@ void foreseen_check(struct live *live, const struct foreseen *foreseen, const js
 		    int64_t limit_ns);
 void foreseen_clear(struct foreseen *foreseen);
 
+/* How far a line of this slope gets in so many ticks, cut off. */
+int64_t ticks_in_ns(const struct pvclock_line *line, int64_t ticks);
+
 #endif

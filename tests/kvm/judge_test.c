@@ -8,6 +8,7 @@
 #include <cmocka.h>
 #include <string.h>
 
+#include "deadlines.h"
 #include "drift.h"
 #include "judge.h"
 #include "pages.h"
@@ -318,6 +319,35 @@ static void test_drift_arithmetic(void **state)
 	assert_true(ppb > -0.001 && ppb < 0.001);
 }
 
+/* An interrupt before its time is one that was early, though the guest's timer has put it right; and the deadline is still asked for. */
+static void test_early_deadlines(void **state)
+{
+	const struct vmm_ring_entry entries[] = {
+		{ .result = VMM_DEADLINE_ASKED, .ns = 1000, .tsc = 2000, .version = 2 },
+		{ .result = VMM_DEADLINE_EARLY, .ns = 900, .tsc = 1800, .version = 2 },
+		{ .result = VMM_DEADLINE_EARLY, .ns = 999, .tsc = 1998, .version = 4 },
+		{ .result = VMM_DEADLINE_TAKEN, .ns = 1005, .tsc = 2010, .version = 4 },
+		{ .result = VMM_DEADLINE_ASKED, .ns = 3000, .version = 4 }, /* the host keeps this one */
+		{ .result = VMM_DEADLINE_TAKEN, .ns = 2999, .tsc = 5998, .version = 4 },
+		{ .result = VMM_DEADLINE_EARLY, .ns = 3000, .tsc = 6000, .version = 4 }, /* of nothing */
+	};
+	struct deadlines deadlines = { 0 };
+
+	(void)state;
+	deadlines_take(&deadlines, 0, entries, sizeof(entries) / sizeof(*entries));
+	assert_int_equal(deadlines.taken, 2);
+	assert_int_equal(deadlines.early, 3);
+	assert_int_equal(deadlines.early_across, 1);
+	assert_int_equal(deadlines.across, 1);
+	assert_int_equal(deadlines.unpaired, 1);
+	assert_true(deadlines.first[0].ns == 100 && deadlines.first[0].ticks == -200 && !deadlines.first[0].across);
+	assert_true(deadlines.first[1].ns == 1 && deadlines.first[1].across);
+	assert_true(deadlines.first[2].ns == 1 && deadlines.first[2].ticks == 0);
+	assert_int_equal(lateness_quantile(&deadlines.disturbed, 100), 5);
+	assert_int_equal(deadlines.quiet.count, 0);
+	deadlines_clear(&deadlines);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -332,6 +362,7 @@ int main(void)
 		cmocka_unit_test(test_unstable_pages),
 		cmocka_unit_test(test_failed_readings),
 		cmocka_unit_test(test_pages_are_found),
+		cmocka_unit_test(test_early_deadlines),
 		cmocka_unit_test(test_drift_arithmetic),
 	};
 

@@ -9,6 +9,7 @@
 #include "live.h"
 
 #include <pvclock/guest.h>
+#include <pvclock/interface.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,9 @@ struct log {
 	uint64_t memory_size;
 	uint64_t writes, faults, wrong;
 	bool judged; /* by the rules of own mode */
+	bool steal;  /* ... and of stolen time that the VMM owns */
+	bool offered;             /* deadlines, as the VMM does by itself */
+	bool on[VMM_VCPUS_MAX];   /* whose are enabled */
 };
 
 static bool inside(const struct log *log, uint64_t address, uint64_t size)
@@ -28,13 +32,34 @@ static bool inside(const struct log *log, uint64_t address, uint64_t size)
 	return size <= log->memory_size && address <= log->memory_size - size;
 }
 
-static bool must_fault(const struct log *log, uint64_t msr, uint64_t value)
+/* `control`: PVCLOCK_MSR_DEADLINE_CONTROL, else PVCLOCK_MSR_DEADLINE. What is not offered is no MSR. */
+static bool must_fault_deadline(struct log *log, unsigned int vcpu, bool control, uint64_t value)
 {
+	bool on = value & PVCLOCK_CONTROL_ENABLE;
+
+	if (!log->offered || (!control && !log->on[vcpu]))
+		return true;
+	if (!control)
+		return false;
+	if ((value & ~(uint64_t)(PVCLOCK_CONTROL_ENABLE | PVCLOCK_CONTROL_VECTOR)) || (on && (value & PVCLOCK_CONTROL_VECTOR) < 16))
+		return true;
+	log->on[vcpu] = on;
+	return false;
+}
+
+static bool must_fault(struct log *log, unsigned int vcpu, uint64_t msr, uint64_t value)
+{
+	if (msr == PVCLOCK_MSR_DEADLINE_CONTROL || msr == PVCLOCK_MSR_DEADLINE)
+		return must_fault_deadline(log, vcpu, msr == PVCLOCK_MSR_DEADLINE_CONTROL, value);
 	if (msr == PVCLOCK_MSR_WALL_CLOCK || msr == PVCLOCK_MSR_WALL_CLOCK_OLD)
 		return value != 0 && (value % 4 != 0 || !inside(log, value, sizeof(struct pvclock_wall_clock)));
+	if (msr == PVCLOCK_MSR_STEAL_TIME && (value & 0x3e))
+		return true;
 	if (!(value & PVCLOCK_MSR_ENABLE))
 		return false; /* off, whatever the address */
 	value &= ~(uint64_t)PVCLOCK_MSR_ENABLE;
+	if (msr == PVCLOCK_MSR_STEAL_TIME)
+		return !inside(log, value, sizeof(struct pvclock_steal_page));
 	return value % 4 != 0 || !inside(log, value, sizeof(struct pvclock_page));
 }
 
@@ -47,7 +72,7 @@ static void take(void *ctx, unsigned int vcpu, const struct vmm_ring_entry *entr
 
 		log->writes++;
 		log->faults += faulted;
-		if (!log->judged || faulted == must_fault(log, entries[i].tsc, entries[i].ns))
+		if (!log->judged || (!log->steal && entries[i].tsc == PVCLOCK_MSR_STEAL_TIME) || faulted == must_fault(log, vcpu, entries[i].tsc, entries[i].ns))
 			continue;
 		if (log->wrong++ < WRONG_SHOWN)
 			live_note("vCPU %u: MSR %#llx = %#llx %s", vcpu, (unsigned long long)entries[i].tsc,
@@ -58,13 +83,14 @@ static void take(void *ctx, unsigned int vcpu, const struct vmm_ring_entry *entr
 /* `pvclock`: the VMM has KVM's own clock, and `pvclock run` gives it another; NULL: the VMM does so itself. */
 static void attack(struct live *live, const char *mode, const char *pvclock)
 {
-	struct log log = { .judged = !strcmp(mode, "own") };
+	struct log log = { .judged = !strcmp(mode, "own"), .steal = !pvclock, .offered = !pvclock };
 	char *payload = harness_path("hostile.elf");
 	const struct harness_options options = {
 		.vmm = live->vmm,
 		.payload = payload,
 		.mode = pvclock ? "stock" : mode,
 		.vcpus = 2,
+		.extra = { "--steal", "own" },
 		.under = { pvclock, "run", "--mode", mode, "--" },
 	};
 	struct harness harness;

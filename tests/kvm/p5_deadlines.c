@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * P5: TSC deadlines armed across events: pauses that count and pauses that do not, live updates, and snapshots that another VMM goes on from.
+ * P5: deadlines of either kind of timer, TSC deadlines and such that the host keeps in ns, armed across events: pauses that count and pauses that do not, live updates, and snapshots that another VMM goes on from.
  * None fires before the guest's clock has reached the time that was asked for, and none is lost. How late they are is
  * reported, beside a guest to which nothing happens; and stock KVM beside both, not judged.
  *
@@ -10,6 +10,8 @@
 #include "deadlines.h"
 #include "live.h"
 
+#include <pvclock/deadline.h>
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +20,7 @@
 
 #define VCPUS 4u
 #define DEADLINES 10000u
+#define UPDATES 100u
 #define ROUNDS_MAX 200u
 #define LONGEST_NS 600000u
 #define FAR_NS 40000000u
@@ -29,6 +32,7 @@ struct run {
 	struct harness harness;
 	const char *name, *last; /* the last event */
 	struct deadlines deadlines;
+	unsigned int updates;
 	bool judged;
 };
 
@@ -90,7 +94,7 @@ static bool pauses(struct run *run, int times)
 
 static bool updates(struct run *run, int times)
 {
-	for (int i = 0; i < times; i++)
+	for (int i = 0; i < times; i++, run->updates++)
 		if (!command(run, "update") || !goes_on(run))
 			return false;
 	return true;
@@ -121,7 +125,8 @@ static bool one_round(struct run *run, const struct harness_options *options, co
 enum kind { QUIET, EVENTS };
 
 /* False: no guest ran. */
-static bool run_guest(struct live *live, struct run *run, const char *mode, enum kind kind, uint64_t deadlines, const char *file)
+static bool run_guest(struct live *live, struct run *run, const char *mode, enum pvclock_timer_kind timer, enum kind kind, uint64_t deadlines,
+		      unsigned int updates, const char *file)
 {
 	char *payload = harness_path("deadlines.elf");
 	const struct harness_options options = { .vmm = live->vmm, .payload = payload, .mode = mode, .vcpus = VCPUS };
@@ -132,6 +137,7 @@ static bool run_guest(struct live *live, struct run *run, const char *mode, enum
 		run->harness.sink_ctx = run;
 		run->harness.shared->argument[0] = LONGEST_NS;
 		run->harness.shared->argument[1] = FAR_NS;
+		run->harness.shared->argument[3] = timer;
 		started = harness_wait_started(&run->harness, WATCH_START_MS) == 0;
 	}
 	free(payload);
@@ -143,7 +149,7 @@ static bool run_guest(struct live *live, struct run *run, const char *mode, enum
 		return live_check(live, false, "%s: the guest starts: %s", run->name, run->harness.error);
 	lives = harness_run(&run->harness, SETTLE_MS) == 0;
 	deadlines_begin(&run->deadlines);
-	for (unsigned int round = 0; lives && run->deadlines.taken < deadlines; round++) {
+	for (unsigned int round = 0; lives && (run->deadlines.taken < deadlines || run->updates < updates); round++) {
 		if (round == ROUNDS_MAX)
 			lives = false;
 		else if (kind == EVENTS)
@@ -151,8 +157,9 @@ static bool run_guest(struct live *live, struct run *run, const char *mode, enum
 		else
 			lives = goes_on(run) && harness_run(&run->harness, 200) == 0;
 	}
-	return live_check(live, lives, "P5 %s: %llu deadlines, %llu of them with an event in between; missed: %s", run->name,
-			  (unsigned long long)run->deadlines.taken, (unsigned long long)run->deadlines.across, lives ? "0" : run->harness.error);
+	return live_check(live, lives, "P5 %s: %llu deadlines, %llu of them with an event in between, through %u live updates; missed: %s", run->name,
+			  (unsigned long long)run->deadlines.taken, (unsigned long long)run->deadlines.across, run->updates,
+			  lives ? "0" : run->harness.error);
 }
 
 static void report(struct live *live, struct run *run)
@@ -166,8 +173,8 @@ static void report(struct live *live, struct run *run)
 	live_note("%s: late by %llu us in the median and %llu us at most; across events, whose blackout may be in it, %llu and %llu us",
 		  run->name, (unsigned long long)half / 1000, (unsigned long long)most / 1000, (unsigned long long)across_half / 1000,
 		  (unsigned long long)across_most / 1000);
-	live_note("%s: %llu were armed by a line that was just being replaced, and armed again by the guest", run->name,
-		  (unsigned long long)again);
+	live_note("%s: %llu times the guest armed one again: the line had just been replaced%s", run->name, (unsigned long long)again,
+		  run->judged ? "" : ", or the interrupt was early");
 	if (run->judged) {
 		live_check(live, run->deadlines.early == 0, "P5 %s: early: %llu of %llu", run->name, (unsigned long long)run->deadlines.early,
 			   (unsigned long long)run->deadlines.taken);
@@ -181,28 +188,32 @@ static void report(struct live *live, struct run *run)
 	deadlines_clear(&run->deadlines);
 }
 
-static void one(struct live *live, const char *name, const char *mode, enum kind kind, uint64_t deadlines, const char *file)
+static void one(struct live *live, const char *name, const char *mode, enum pvclock_timer_kind timer, enum kind kind, uint64_t deadlines,
+		unsigned int updates, const char *file)
 {
 	struct run run = { .name = name, .last = "none", .judged = strcmp(mode, "stock") != 0 };
 
-	run_guest(live, &run, mode, kind, deadlines, file);
+	run_guest(live, &run, mode, timer, kind, deadlines, updates, file);
 	report(live, &run);
 	harness_stop(&run.harness);
 }
 
 int main(void)
 {
-	unsigned int deadlines;
+	unsigned int deadlines, updates;
 	char file[64];
 	struct live live;
 
 	live_begin(&live);
 	deadlines = live_count(DEADLINES, 10);
+	updates = live_count(UPDATES, 10);
 	snprintf(file, sizeof(file), "%s/pvclock-p5-%d", live_scratch(), (int)getpid());
-	one(&live, "own, no events", "own", QUIET, deadlines / 5, NULL);
-	one(&live, "own", "own", EVENTS, deadlines, file);
-	one(&live, "steer", "steer", EVENTS, deadlines / 2, file);
-	one(&live, "stock", "stock", EVENTS, deadlines / 7, NULL);
+	one(&live, "own, TSC, no events", "own", PVCLOCK_TIMER_TSC, QUIET, deadlines / 5, 0, NULL);
+	one(&live, "own, host, no events", "own", PVCLOCK_TIMER_HOST, QUIET, deadlines / 5, 0, NULL);
+	one(&live, "own, TSC", "own", PVCLOCK_TIMER_TSC, EVENTS, deadlines, updates, file);
+	one(&live, "own, host", "own", PVCLOCK_TIMER_HOST, EVENTS, deadlines, updates, file);
+	one(&live, "steer", "steer", PVCLOCK_TIMER_TSC, EVENTS, deadlines / 2, 0, file);
+	one(&live, "stock", "stock", PVCLOCK_TIMER_TSC, EVENTS, deadlines / 7, 0, NULL);
 	unlink(file);
 	return live_end(&live);
 }

@@ -322,14 +322,6 @@ static void damaged_files(struct live *live)
 
 /* --- what the clock does ----------------------------------------------------------------------------------- */
 
-/* How far a line of this slope gets in so many ticks, cut off. */
-static int64_t ticks_in_ns(const struct pvclock_line *line, int64_t ticks)
-{
-	const struct pvclock_line unit = { .mul = line->mul, .shift = line->shift };
-
-	return (int64_t)pvclock_line_ns(&unit, (uint64_t)ticks);
-}
-
 /* A restore, asked about beforehand. */
 static bool restored_as_foreseen(struct live *live, struct watch *watch, const struct harness_options *options,
 				 struct foreseen *foreseen, int64_t *jump)

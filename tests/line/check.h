@@ -15,6 +15,8 @@
 #include <pvclock/line.h>
 #include <stdlib.h>
 
+#include "../random.h"
+
 struct random {
 	uint64_t seed, state;
 	unsigned long rounds;
@@ -36,14 +38,9 @@ static inline struct random random_start(unsigned long rounds)
 	return random;
 }
 
-/* splitmix64 (Steele, Lea, Flood 2014) */
 static inline uint64_t random_u64(struct random *random)
 {
-	uint64_t z = random->state += 0x9e3779b97f4a7c15u;
-
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-	return z ^ z >> 31;
+	return splitmix64(&random->state);
 }
 
 static inline uint64_t random_below(struct random *random, uint64_t limit)

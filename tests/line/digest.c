@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Prints a digest of every function's results over seeded inputs. Built with __int128, without it, and for a 32-bit
- * target with no libc, it must print the same (same_everywhere.sh). Freestanding itself, for that.
+ * Prints a digest of every function's results over seeded inputs: of lines, of the bytes of the pages that a guest and its host
+ * share, and of what a guest's clocks read. Built with __int128, without it, for a 32-bit target with no libc (freestanding.sh), and
+ * for other machines (scripts/cross.sh), it must print the same. Freestanding itself, for that.
  *     PVCLOCK_DIGEST_I386: brings its own start and its own write.
  */
-#include <pvclock/line.h>
+#include <pvclock/clock.h>
+
+#include "../random.h"
 
 #define ROUNDS 100000
 
@@ -14,11 +17,7 @@ struct digest {
 
 static uint64_t next(struct digest *digest)
 {
-	uint64_t z = digest->random += 0x9e3779b97f4a7c15u;
-
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-	return z ^ z >> 31;
+	return splitmix64(&digest->random);
 }
 
 static uint64_t any(struct digest *digest)
@@ -154,14 +153,131 @@ static void hyperv(struct digest *digest)
 	add_line(digest, pvclock_line_from_hyperv(&form, any(digest), &line), &line);
 }
 
+/* --- pages ---------------------------------------------------------------------------------------- */
+
+static void add_bytes(struct digest *digest, const void *bytes, size_t size)
+{
+	const uint8_t *byte = bytes;
+
+	for (size_t i = 0; i < size; i++)
+		add(digest, byte[i]);
+}
+
+static void fill(struct digest *digest, void *bytes, size_t size)
+{
+	uint8_t *byte = bytes;
+
+	for (size_t i = 0; i < size; i++)
+		byte[i] = (uint8_t)next(digest);
+}
+
+static struct pvclock_suspend any_suspend(struct digest *digest)
+{
+	struct pvclock_suspend suspend;
+
+	suspend.cause = (enum pvclock_cause)((uint32_t)next(digest) % 6);
+	suspend.count = any(digest);
+	suspend.uncounted_ns = any(digest);
+	suspend.counted_ns = any(digest);
+	suspend.last_ns = any(digest);
+	suspend.error_ns = any(digest);
+	suspend.counter = any(digest);
+	suspend.sequence = 0;
+	return suspend;
+}
+
+/* Written over any bytes, read again; a version that stays odd takes a reader long, and is another test's. */
+static void pages(struct digest *digest)
+{
+	struct pvclock_line line = any_line(digest);
+	struct pvclock_suspend suspend = any_suspend(digest);
+	struct pvclock_snapshot copy;
+	struct pvclock_page page;
+	struct pvclock_wall_clock wall;
+	struct pvclock_suspend_page suspend_page;
+	uint64_t ns = any(digest);
+
+	fill(digest, &page, sizeof(page));
+	fill(digest, &wall, sizeof(wall));
+	fill(digest, &suspend_page, sizeof(suspend_page));
+	pvclock_page_write(&page, &line, (uint8_t)next(digest));
+	pvclock_wall_clock_write(&wall, ns);
+	pvclock_suspend_write(&suspend_page, &suspend);
+	add_bytes(digest, &page, sizeof(page));
+	add_bytes(digest, &wall, sizeof(wall));
+	add_bytes(digest, &suspend_page, sizeof(suspend_page));
+	add(digest, (uint64_t)pvclock_page_read(&page, &copy));
+	add_line(digest, true, &copy.line);
+	add(digest, copy.version);
+	add(digest, copy.flags);
+	add(digest, (uint64_t)pvclock_wall_clock_read(&wall, &ns));
+	add(digest, ns);
+	add(digest, (uint64_t)pvclock_suspend_read(&suspend_page, &suspend));
+	add(digest, suspend.uncounted_ns);
+	add(digest, suspend.counter);
+	add(digest, pvclock_take_guest_stopped(&page));
+	add_bytes(digest, &page, sizeof(page));
+}
+
+/* --- a guest's clocks ------------------------------------------------------------------------------- */
+
+static void write_clocks(struct digest *digest, struct pvclock_user_page *user)
+{
+	uint64_t now = any(digest), epoch = any(digest), uncounted = any(digest), nsec = next(digest);
+	int32_t tai = (int32_t)((uint32_t)next(digest) % 100), leap = (int32_t)((uint32_t)next(digest) % 3) - 1;
+	struct pvclock_time real = pvclock_time_make((int64_t)any(digest), nsec);
+	struct pvclock_told told;
+
+	add(digest, (uint64_t)real.sec);
+	add(digest, real.nsec);
+	pvclock_clocks_start(user, now, epoch, uncounted, tai);
+	pvclock_clocks_tick(user, any(digest));
+	if (next(digest) & 1)
+		pvclock_clocks_set_realtime(user, any(digest), pvclock_clocks_uncounted(user), &real);
+	pvclock_clocks_leap(user, any(digest), leap);
+	pvclock_clocks_set_tai(user, any(digest), tai + 1);
+	add(digest, pvclock_clocks_uncounted(user));
+	add(digest, (uint64_t)pvclock_clocks_told(user, any(digest), &told));
+	add(digest, told.uncounted_ns);
+	add_bytes(digest, user, offsetof(struct pvclock_user_page, pad));
+}
+
+/* System time is any, and the same for every counter, which has not reached the line's anchor. */
+static void clocks(struct digest *digest)
+{
+	static struct pvclock_user_page user __attribute__((aligned(4096)));
+	static pvclock_last last;
+	struct pvclock_line line = any_line(digest), still = { UINT64_MAX, any(digest), 1u << 31, line.shift % 32 };
+	struct pvclock_suspend suspend = any_suspend(digest);
+	struct pvclock_time time;
+	uint64_t counter = any(digest), ns;
+
+	/* of any line at any tick, in the two forms in which counters are read */
+	add(digest, pvclock_halves_ns(&line, counter & 0xffffffffu, counter >> 32, line.ns));
+	add(digest, pvclock_halves_ns(&line, counter, 0, line.ns));
+	pvclock_suspend_write(&user.suspend, &suspend);
+	pvclock_page_write(&user.page, &still, next(digest) & 1 ? PVCLOCK_TSC_STABLE : 0);
+	write_clocks(digest, &user);
+	for (unsigned int id = 0; id < PVCLOCK_CLOCKS; id++) {
+		add(digest, (uint64_t)pvclock_user_time(&user, id, &time));
+		add(digest, (uint64_t)time.sec);
+		add(digest, time.nsec);
+		add(digest, (uint64_t)pvclock_kernel_ns(&user, &user.page, &last, id, &ns));
+		add(digest, ns);
+		add(digest, (uint64_t)pvclock_coarse_time(&user, id, &time));
+		add(digest, (uint64_t)time.sec);
+		add(digest, time.nsec);
+	}
+}
+
 static void print(const char *text);
 
-static void run(const char *name, void (*function)(struct digest *), uint64_t seed)
+static void run(const char *name, void (*function)(struct digest *), uint64_t seed, unsigned int rounds)
 {
 	struct digest digest = { .random = seed, .sum = 0xcbf29ce484222325u };
 	char text[18];
 
-	for (unsigned int i = 0; i < ROUNDS; i++)
+	for (unsigned int i = 0; i < rounds; i++)
 		function(&digest);
 	for (unsigned int i = 0; i < 16; i++)
 		text[i] = "0123456789abcdef"[digest.sum >> (60 - 4 * i) & 15];
@@ -173,13 +289,38 @@ static void run(const char *name, void (*function)(struct digest *), uint64_t se
 
 static void run_all(void)
 {
-	run("read and invert ", read_and_invert, 1);
-	run("make            ", make, 2);
-	run("compose         ", compose, 3);
-	run("hyperv          ", hyperv, 4);
+	run("read and invert ", read_and_invert, 1, ROUNDS);
+	run("make            ", make, 2, ROUNDS);
+	run("compose         ", compose, 3, ROUNDS);
+	run("hyperv          ", hyperv, 4, ROUNDS);
+	run("pages           ", pages, 5, ROUNDS / 10);
+	run("clocks          ", clocks, 6, ROUNDS / 10);
 }
 
 #ifdef PVCLOCK_DIGEST_I386
+void *memcpy(void *to, const void *from, size_t count);
+void *memset(void *to, int byte, size_t count);
+
+/* A compiler may call these for any assignment of a structure, and a kernel has them. Volatile, or it finds them in themselves. */
+void *memcpy(void *to, const void *from, size_t count)
+{
+	volatile uint8_t *t = to;
+	const uint8_t *f = from;
+
+	while (count-- > 0)
+		*t++ = *f++;
+	return to;
+}
+
+void *memset(void *to, int byte, size_t count)
+{
+	volatile uint8_t *t = to;
+
+	while (count-- > 0)
+		*t++ = (uint8_t)byte;
+	return to;
+}
+
 static void system_call(unsigned long number, unsigned long a, unsigned long b, unsigned long c)
 {
 	unsigned long result;

@@ -7,6 +7,8 @@
  */
 #include "qemu_like.h"
 
+#include "../random.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pvclock/kvm.h>
@@ -51,11 +53,7 @@ static const struct {
 
 uint64_t like_random(struct like *like)
 {
-	uint64_t z = like->random += 0x9e3779b97f4a7c15ull; /* splitmix64 */
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-	return z ^ (z >> 31);
+	return splitmix64(&like->random);
 }
 
 void like_forget_log(struct like *like)

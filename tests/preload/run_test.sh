@@ -92,6 +92,18 @@ for mode in own steer auto; do
 done
 [ -s "$dir/err" ] && fail "a program that has no VM is told something: $(cat "$dir/err")"
 [ -e "$dir/log" ] && fail "a program that has no VM has a log"
+if "$pvclock" run --logind -- true 2>"$dir/err" || ! grep -q libsystemd-dev "$dir/err"; then
+	# who listens to logind holds nothing open of what the program was given, says where it cannot listen, and ends with it or before
+	DBUS_SYSTEM_BUS_ADDRESS=unix:path=$dir/nowhere run 42 --logind -- sh -c 'echo "${PVCLOCK_SLEEP-unset}"; exit 42'
+	grep -Eq '^[0-9]+:[0-9]+$' "$dir/out" || fail "--logind hands on the socket $(cat "$dir/out")"
+	for try in 1 2 3 4 5 6 7 8 9 10; do
+		grep -q 'the system bus, by which logind' "$dir/err" && break
+		sleep 0.5
+	done
+	[ "$(grep -c 'the system bus, by which logind' "$dir/err")" -eq 1 ] || fail "no word of a bus that is not there: $(cat "$dir/err")"
+	[ "$(DBUS_SYSTEM_BUS_ADDRESS=unix:path=$dir/nowhere timeout 20 "$pvclock" run --logind -- echo end 2>/dev/null | tail -n 1)" = end ] ||
+		fail "--logind holds the program's output open"
+fi
 LD_PRELOAD=$library run 42 -- sh -c "$say"
 [ "$(head -n 1 "$dir/out")" = "$preload:$library" ] || fail "the user's LD_PRELOAD is not kept: $(head -n 1 "$dir/out")"
 LD_PRELOAD='' run 42 -- sh -c "$say"

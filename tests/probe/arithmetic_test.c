@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../random.h"
 #include "cpus.h"
 #include "difference.h"
 #include "shift.h"
@@ -22,11 +23,7 @@ static uint64_t seed = 20240607;
 
 static uint64_t random_bits(void)
 {
-	uint64_t z = seed += 0x9e3779b97f4a7c15u; /* splitmix64 */
-
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-	return z ^ z >> 31;
+	return splitmix64(&seed);
 }
 
 static uint64_t below(uint64_t bound)

@@ -2,23 +2,15 @@
 #define _GNU_SOURCE
 #include "fake_host.h"
 
+#include "../random.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-/* splitmix64: every seed is a good one */
-static uint64_t next(uint64_t *state)
-{
-	uint64_t z = *state += 0x9e3779b97f4a7c15u;
-
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-	return z ^ z >> 31;
-}
-
 uint64_t fake_host_random(struct fake_host *host, uint64_t below)
 {
-	return below == 0 ? 0 : next(&host->random) % below;
+	return below == 0 ? 0 : splitmix64(&host->random) % below;
 }
 
 pvclock_s128 fake_clock_ns(const struct fake_clock *clock, uint64_t ticks)

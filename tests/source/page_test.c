@@ -10,28 +10,13 @@
 
 #include <cmocka.h>
 
-#include "fake_host.h"
+#include "checks.h"
 
-#include <errno.h>
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define SECOND 1000000000u
 #define MS 1000000u
 #define HOSTS 400u
+#define LEARN_NS SECOND
 
 /* --- helpers --------------------------------------------------------------------------- */
-
-/* SOURCE_TEST_SEED=n repeats the host of a failed property test. */
-static uint64_t first_seed(uint64_t *count)
-{
-	const char *text = getenv("SOURCE_TEST_SEED");
-
-	*count = text != NULL ? 1 : HOSTS;
-	return text != NULL ? strtoull(text, NULL, 0) : 1;
-}
 
 #define CHECK_SEED(host, condition) \
 	do { \
@@ -40,61 +25,12 @@ static uint64_t first_seed(uint64_t *count)
 				 (host)->current, (host)->khz, (host)->seed); \
 	} while (0)
 
-static void assert_reason(const struct pvclock_reason *reason, enum pvclock_reason_code code, const char *word)
-{
-	assert_string_equal(pvclock_reason_name(reason->code), pvclock_reason_name(code));
-	assert_in_range(strlen(reason->text), 20, PVCLOCK_REASON_TEXT - 2);
-	assert_int_equal(reason->text[strlen(reason->text) - 1], '.');
-	if (strstr(reason->text, word) == NULL)
-		fail_msg("\"%s\" does not name \"%s\"", reason->text, word);
-}
-
-static struct pvclock_source *open_source(struct fake_host *host)
-{
-	struct pvclock_source *source = NULL;
-	struct pvclock_reason reason;
-	int error = pvclock_source_open(&host->os, &source, &reason);
-
-	if (error != 0)
-		fail_msg("open: %d, %s (seed %" PRIu64 ")", error, reason.text, host->seed);
-	return source;
-}
-
-static struct pvclock_source *learned_source(struct fake_host *host)
-{
-	struct pvclock_source *source = open_source(host);
-	struct pvclock_reason reason;
-	int error = pvclock_source_learn(source, SECOND, &reason);
-
-	if (error != 0)
-		fail_msg("learn: %d, %s (seed %" PRIu64 ")", error, reason.text, host->seed);
-	return source;
-}
-
 static struct pvclock_source_state state_of(const struct pvclock_source *source)
 {
 	struct pvclock_source_state state;
 
 	pvclock_source_get(source, &state);
 	return state;
-}
-
-static void assert_lost(struct pvclock_source *source, struct fake_host *host, enum pvclock_reason_code code,
-			const char *word)
-{
-	struct pvclock_reason reason;
-	int error = pvclock_source_sample(source, &reason);
-
-	if (error != -ENOTSUP)
-		fail_msg("not lost but %d, where \"%s\" was to be said (seed %" PRIu64 ", %s)", error, word, host->seed,
-			 host->current);
-	assert_reason(&reason, code, word);
-	assert_false(state_of(source).proven);
-	/* lost is lost, and says the same again */
-	fake_host_pass(host, SECOND);
-	assert_int_equal(pvclock_source_learn(source, SECOND, &reason), -ENOTSUP);
-	assert_reason(&reason, code, word);
-	pvclock_source_close(source);
 }
 
 /* The page's slope as its ABI defines it. */
@@ -117,7 +53,7 @@ static struct pvclock_slope true_slope(const struct fake_host *host)
 /* Both hypervisors, each seed; a quiet host of any rate that a TSC has. */
 static void each(void (*test)(struct fake_host *host))
 {
-	uint64_t count, seed = first_seed(&count);
+	uint64_t count, seed = first_seed(HOSTS, &count);
 
 	for (; count-- != 0; seed++)
 		for (int hyperv = 0; hyperv < 2; hyperv++) {
@@ -143,7 +79,7 @@ static void read_one(struct fake_host *host)
 
 	host->interrupt_every = 10;
 	host->interrupt_ticks = 1000000;
-	source = learned_source(host);
+	source = learned_source(host, LEARN_NS);
 	state = state_of(source);
 	CHECK_SEED(host, state.proven && state.candidates == 1 && state.moves == 0 && state.moved_ns == 0);
 	CHECK_SEED(host, state.from == (hyperv ? PVCLOCK_SOURCE_FROM_HYPERV_PAGE : PVCLOCK_SOURCE_FROM_KVM_PAGE));
@@ -223,14 +159,14 @@ static void line_is_exact_where_brackets_are_narrow(void **unused)
 
 		fake_host_init_virtual(&host, false, 2600000, seed);
 		host.cost_min = host.cost_spread = 0;
-		source = learned_source(&host);
+		source = learned_source(&host, LEARN_NS);
 		state = state_of(source);
 		CHECK_SEED(&host, pvclock_line_ns(&state.line, host.ticks) == fake_host_raw(&host, host.ticks));
 		pvclock_source_close(source);
 
 		fake_host_init_virtual(&host, true, 2600000, seed);
 		host.cost_min = host.cost_spread = 0;
-		source = learned_source(&host);
+		source = learned_source(&host, LEARN_NS);
 		state = state_of(source);
 		for (unsigned int i = 0; i < 100; i++) {
 			uint64_t ticks = host.ticks + i * 17, ns = pvclock_line_ns(&state.line, ticks);
@@ -260,7 +196,7 @@ static void line_before_raw_began(void **unused)
 			host.floor = INT64_MIN;
 		}
 		host.constant = 1000 - fake_clock_ns(&host.clock, host.ticks);
-		source = learned_source(&host);
+		source = learned_source(&host, LEARN_NS);
 		state = state_of(source);
 		for (unsigned int i = 0; i < 100; i++) {
 			uint64_t ticks = host.ticks + i * 1000003, ns = fake_host_raw(&host, ticks);
@@ -380,11 +316,12 @@ static void page_that_stops_being_a_clock(void **unused)
 			struct fake_host host;
 
 			fake_host_init_virtual(&host, what >= 2, 2600000, 1);
-			source = proven ? learned_source(&host) : open_source(&host);
+			source = proven ? learned_source(&host, LEARN_NS) : open_source(&host);
 			host.page.flags = what == 0 ? 0 : host.page.flags;
 			host.page.tsc_to_system_mul = what == 1 ? 0 : host.page.tsc_to_system_mul;
 			host.hyperv_page.sequence = what == 2 ? 0 : UINT32_MAX;
 			assert_lost(source, &host, PVCLOCK_REASON_CLOCKSOURCE, words[what]);
+			pvclock_source_close(source);
 		}
 }
 
@@ -393,7 +330,7 @@ static void page_that_stops_being_a_clock(void **unused)
 /* The same function from another anchor: nothing happened. */
 static void reanchor(struct fake_host *host)
 {
-	struct pvclock_source *source = learned_source(host);
+	struct pvclock_source *source = learned_source(host, LEARN_NS);
 
 	for (unsigned int i = 0; i < 5; i++) {
 		fake_host_pass(host, fake_host_random(host, 400ull * SECOND));
@@ -420,7 +357,7 @@ static void move(struct fake_host *host)
 	uint64_t moves = 0, ns, width, elapsed_ns = 0;
 
 	host->cost_min = 10; /* brackets of tens of ns, so that a wrong constant shows */
-	source = learned_source(host);
+	source = learned_source(host, LEARN_NS);
 	for (unsigned int i = 0; i < 40; i++) {
 		static const int64_t sizes[] = { 100, 1000, 100000, 10 * MS, SECOND };
 		int64_t size = sizes[fake_host_random(host, 5)];
@@ -461,7 +398,7 @@ static void moved_clock_is_followed(void **unused)
 /* Another CPU's page is newer than the one that is seen: RAW is ahead for a moment, then the page follows. */
 static void other_cpu_first(struct fake_host *host)
 {
-	struct pvclock_source *source = learned_source(host);
+	struct pvclock_source *source = learned_source(host, LEARN_NS);
 	int64_t total = 0;
 
 	for (unsigned int i = 0; i < 3; i++) {
@@ -491,7 +428,7 @@ static void late_page_is_waited_for(void **unused)
 
 static void another_slope(struct fake_host *host)
 {
-	struct pvclock_source *source = host->seed & 1 ? learned_source(host) : open_source(host);
+	struct pvclock_source *source = host->seed & 1 ? learned_source(host, LEARN_NS) : open_source(host);
 	uint32_t khz = host->khz;
 
 	while (khz == host->khz)
@@ -499,8 +436,9 @@ static void another_slope(struct fake_host *host)
 	fake_host_pass(host, fake_host_random(host, SECOND));
 	fake_host_change_khz(host, khz);
 	assert_lost(source, host, PVCLOCK_REASON_SLOPE_MISFIT, "another slope");
+	pvclock_source_close(source);
 	/* as the reason says */
-	source = learned_source(host);
+	source = learned_source(host, LEARN_NS);
 	pvclock_source_close(source);
 }
 
@@ -524,7 +462,7 @@ static void move_again(struct fake_host *host)
 /* Between the two looks at it: the page that RAW was read with is not known, so the sample is no sample. */
 static void rewritten_during_a_sample(struct fake_host *host)
 {
-	struct pvclock_source *source = learned_source(host);
+	struct pvclock_source *source = learned_source(host, LEARN_NS);
 	struct pvclock_reason reason;
 	uint64_t samples = state_of(source).samples;
 
@@ -604,6 +542,7 @@ static void wrong_page(struct fake_host *host)
 			}
 			CHECK_SEED(host, error == -ENOTSUP);
 			assert_lost(source, host, PVCLOCK_REASON_SLOPE_MISFIT, "does not follow");
+			pvclock_source_close(source);
 		}
 }
 
@@ -620,7 +559,7 @@ static void raw_moved_alone(struct fake_host *host)
 		struct pvclock_source *source;
 
 		host->cost_min = 20;
-		source = learned_source(host);
+		source = learned_source(host, LEARN_NS);
 		fake_host_pass(host, SECOND);
 		host->constant += sign * (int64_t)(20000 + fake_host_random(host, SECOND / 2));
 		if (sign > 0) {
@@ -628,6 +567,7 @@ static void raw_moved_alone(struct fake_host *host)
 			fake_host_pass(host, SECOND);
 		}
 		assert_lost(source, host, PVCLOCK_REASON_SLOPE_MISFIT, "moved alone");
+		pvclock_source_close(source);
 	}
 }
 
@@ -648,7 +588,7 @@ static void clocksource_is_watched(void **unused)
 			char word[64];
 
 			fake_host_init_virtual(&host, hyperv, 2600000, 1);
-			source = proven ? learned_source(&host) : open_source(&host);
+			source = proven ? learned_source(&host, LEARN_NS) : open_source(&host);
 			snprintf(word, sizeof(word), "from %s to tsc", host.current);
 			snprintf(host.current, sizeof(host.current), "tsc");
 			if (proven)
@@ -656,6 +596,7 @@ static void clocksource_is_watched(void **unused)
 			else /* before the look is due: asked before the proof */
 				assert_int_equal(pvclock_source_learn(source, SECOND, &reason), -ENOTSUP);
 			assert_lost(source, &host, PVCLOCK_REASON_CLOCKSOURCE, word);
+			pvclock_source_close(source);
 		}
 }
 
@@ -667,9 +608,10 @@ static void tsc_backwards(void **unused)
 		struct fake_host host;
 
 		fake_host_init_virtual(&host, hyperv, 2600000, 1);
-		source = learned_source(&host);
+		source = learned_source(&host, LEARN_NS);
 		host.ticks -= 1000000;
 		assert_lost(source, &host, PVCLOCK_REASON_TSC_BACKWARDS, "went back");
+		pvclock_source_close(source);
 	}
 }
 
@@ -679,7 +621,7 @@ static void tsc_backwards(void **unused)
 static void suspend(struct fake_host *host)
 {
 	bool resets = host->seed & 1;
-	struct pvclock_source *source = learned_source(host);
+	struct pvclock_source *source = learned_source(host, LEARN_NS);
 	struct pvclock_source_state state;
 	uint64_t raw = fake_host_raw(host, host->ticks), ns;
 
@@ -733,7 +675,7 @@ static void suspend_before_the_proof(void **unused)
 
 static void take_over(struct fake_host *host)
 {
-	struct pvclock_source *first = learned_source(host), *second;
+	struct pvclock_source *first = learned_source(host, LEARN_NS), *second;
 	struct pvclock_source_state state = state_of(first);
 	struct pvclock_slope wrong = state.slope;
 	struct pvclock_reason reason;

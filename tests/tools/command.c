@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "command.h"
 
+#include "../random.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -247,14 +249,9 @@ void seed_random(uint64_t seed)
 	state_of_random = seed;
 }
 
-/* splitmix64 */
 uint64_t random_u64(void)
 {
-	uint64_t z = state_of_random += 0x9e3779b97f4a7c15u;
-
-	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-	return z ^ z >> 31;
+	return splitmix64(&state_of_random);
 }
 
 void set_system_time(struct pvclock_record *record)
@@ -288,7 +285,9 @@ void make_record(struct pvclock_record *record, struct pvclock_record_vcpu *vcpu
 			  .max_error_ns = 1500000, .estimated_error_ns = 20000, .state = 0 },
 		.policy = pvclock_policy_default(),
 		.account = { .blackouts = 3, .counted_ns = 4, .uncounted_ns = 5, .rate_changes = 6, .residual_ns_max = 7,
-			     .moved_ticks = -8 },
+			     .moved_ticks = -8, .error_ns = 9 },
+		.suspend_control = 0x100010031,
+		.suspend_msr = 0x3001,
 		.vcpu_count = vcpu_count,
 		.vcpus = vcpus,
 	};
@@ -296,8 +295,13 @@ void make_record(struct pvclock_record *record, struct pvclock_record_vcpu *vcpu
 	for (size_t i = 0; i < PVCLOCK_BOOT_ID_SIZE; i++)
 		record->time.boot_id[i] = (uint8_t)(random_u64() | 1);
 	assert_true(pvclock_slope_from_kernel(6462414, 24, &record->host));
-	for (uint32_t i = 0; i < vcpu_count; i++)
+	for (uint32_t i = 0; i < vcpu_count; i++) {
 		make_vcpu(&vcpus[i], i, &record->reference);
+		vcpus[i].deadline_control = 0x10041 + i;
+		vcpus[i].steal_msr = 0x5001 + 64 * i;
+		vcpus[i].steal_ns = 31415926535 + i;
+	}
+	vcpus[0].deadline_ns = 1234567890;
 	vcpus[0].tsc_deadline = pvclock_tsc_to_guest(&vcpus[0].tsc, record->time.at).ticks + 260000;
 	set_system_time(record);
 }
@@ -308,6 +312,12 @@ static uint64_t pick_wide(void)
 	uint64_t random = random_u64();
 
 	return random % 4 == 0 ? edges[random / 4 % 5] : random_u64();
+}
+
+/* Of an interrupt: any that can be asked for, or none. */
+static uint64_t pick_control(void)
+{
+	return random_u64() & 1 ? 1u << 16 | (16 + random_u64() % 240) : random_u64() % 256;
 }
 
 void make_file(const char *path, struct pvclock_record *record, struct pvclock_record_vcpu *vcpus, uint32_t vcpu_count)
@@ -336,13 +346,19 @@ void make_wild_record(struct pvclock_record *record, struct pvclock_record_vcpu 
 	record->policy.advance_max_ns = pick_wide();
 	record->policy.fall_back = random_u64() & 1;
 	record->account = (struct pvclock_account){ pick_wide(), pick_wide(), pick_wide(), pick_wide(), pick_wide(),
-						    (int64_t)pick_wide() };
+						    (int64_t)pick_wide(), pick_wide() };
+	record->suspend_control = pick_control() | pick_wide() << 32;
+	record->suspend_msr = (pick_wide() & ~7ull) | (random_u64() & 1);
 	for (uint32_t i = 0; i < record->vcpu_count; i++) {
 		record->vcpus[i].system_time_msr = pick_wide() & ~2ull;
 		record->vcpus[i].old_msrs = random_u64() & 1;
 		record->vcpus[i].guest_stopped = random_u64() & 1;
 		record->vcpus[i].tsc_adjust = pick_wide();
 		record->vcpus[i].tsc_deadline = pick_wide();
+		record->vcpus[i].deadline_control = pick_control();
+		record->vcpus[i].steal_msr = (pick_wide() & ~63ull) | (random_u64() & 1);
+		record->vcpus[i].steal_ns = pick_wide();
+		record->vcpus[i].deadline_ns = record->vcpus[i].deadline_control >> 16 ? pick_wide() : 0;
 		if (random_u64() & 1)
 			record->vcpus[i].tsc = pvclock_tsc_unscaled(pick_wide());
 	}

@@ -88,6 +88,10 @@ int vm_set_clock(struct vm *vm, const struct clock_data *clock)
 		pthread_mutex_unlock(&vm->lock);
 		return result;
 	}
+	if (vm->asleep) { /* it goes on when the host is awake, with this clock */
+		pthread_mutex_unlock(&vm->lock);
+		return 0;
+	}
 	if (gate_close(vm))
 		vm_go_on(vm);
 	else

@@ -76,14 +76,15 @@ static bool all_settled(const struct vm *vm)
 	return true;
 }
 
-static void settle(struct vm *vm)
+/* `again`: those that were before, too. */
+static void settle(struct vm *vm, bool again)
 {
 	for (size_t i = 0; i < vm->vcpu_count; i++) {
 		struct vcpu *vcpu = vm->vcpus[i];
 		bool wanted = vcpu->run->immediate_exit; /* by the VMM, and then KVM would not do what it postponed */
 		int error;
 
-		if (vcpu->settled)
+		if ((vcpu->settled && !again) || atomic_load(&vcpu->with_vmm))
 			continue;
 		if (wanted)
 			vcpu->run->immediate_exit = 0;
@@ -129,25 +130,46 @@ static void set_time(struct vm *vm)
 	pvclock_vcpu_set_line(first->clock, &line);
 }
 
+/* What a sleep of the host did to the guest's clocks, and what is left to do. */
+static void say_sleep(const struct vm *vm, const struct pvclock_correction *correction)
+{
+	if (correction->cause != PVCLOCK_CAUSE_SUSPEND)
+		return;
+	if (vm_is(vm, PVCLOCK_MODE_STOCK))
+		say("the host slept.");
+	else if (correction->uncounted_ns > correction->counted_ns)
+		say("the host slept, and the guest's clocks do not count %.3f s of it: its time of day is behind by that until it is set there "
+		    "(chronyc makestep, or hwclock --hctosys).", (double)correction->uncounted_ns / 1e9);
+	else
+		say("the host slept, and the guest's clocks count all of it, %.3f s: its time of day needs nothing.",
+		    (double)correction->counted_ns / 1e9);
+}
+
 static void resume(struct vm *vm)
 {
 	struct pvclock_correction correction;
 	struct pvclock_reason reason = { 0 };
+	bool unsettled = vm_is(vm, PVCLOCK_MODE_STEER) && !all_settled(vm);
 	int error;
 
-	if (vm_is(vm, PVCLOCK_MODE_STEER))
-		settle(vm);
+	if (unsettled)
+		settle(vm, false);
 	error = pvclock_kvm_resume(vm->kvm, &correction, &reason);
+	if (unsettled) /* now KVM writes what was aimed at, over what it wrote before, on all vCPUs' pages before one of them runs */
+		settle(vm, true);
 	if (error)
 		say("%s", reason.text[0] != '\0' ? reason.text : strerror(-error));
+	say_sleep(vm, &correction);
 	record_event("resume", &reason,
 		     "\"error\":%d,\"residual_ns\":%lld,\"moved_ticks\":%lld,\"tries\":%u,\"elapsed_ns\":%llu,\"stable\":%s,"
-		     "\"blackout_ticks\":%llu,\"counted_ns\":%llu,\"uncounted_ns\":%llu", error, (long long)correction.residual_ns, (long long)correction.moved_ticks,
-		     correction.tries, (unsigned long long)correction.elapsed_ns,
+		     "\"blackout_ticks\":%llu,\"counted_ns\":%llu,\"uncounted_ns\":%llu,\"cause\":\"%s\",\"error_ns\":%llu", error,
+		     (long long)correction.residual_ns, (long long)correction.moved_ticks, correction.tries, (unsigned long long)correction.elapsed_ns,
 		     pvclock_vm_stable(vm->clock, NULL) ? "true" : "false",
 		     (unsigned long long)(vm->held ? tsc_now(vm).ticks - vm->hold.ticks : 0),
-		     (unsigned long long)correction.counted_ns, (unsigned long long)correction.uncounted_ns);
-	vm->paused = false;
+		     (unsigned long long)correction.counted_ns, (unsigned long long)correction.uncounted_ns,
+		     pvclock_cause_name(correction.cause), (unsigned long long)correction.error_ns);
+	if (error == 0 || error == -ERANGE || error == -ENOTSUP)
+		vm->paused = false; /* else it is still held, and the next entry tries again */
 }
 
 /* Whether the VMM sets what it was told: to 1 us, for what it does in between may be arithmetic of its own. */

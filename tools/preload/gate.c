@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #define PATIENCE_MS 2000
+#define REST_NS 2000000 /* of a vCPU's thread between two looks at the gate, while the host is about to sleep */
 
 static int kick_signal;
 
@@ -98,7 +99,8 @@ void gate_open(struct vm *vm)
 	atomic_store(&vm->gate, false);
 }
 
-static void enter(struct vcpu *vcpu)
+/* False: not now, for the host is about to sleep. */
+static bool enter(struct vcpu *vcpu)
 {
 	struct vm *vm = vcpu->vm;
 
@@ -106,16 +108,60 @@ static void enter(struct vcpu *vcpu)
 	for (;;) {
 		atomic_store(&vcpu->inside, true);
 		if (!atomic_load(&vm->gate))
-			return;
+			return true;
 		atomic_store(&vcpu->inside, false);
 		pthread_mutex_lock(&vm->lock);
-		if (atomic_load(&vm->gate)) {
+		bool asleep = vm->asleep;
+		if (!asleep && atomic_load(&vm->gate)) {
 			if (gate_close(vm))
 				vm_go_on(vm);
 			gate_open(vm);
 		}
 		pthread_mutex_unlock(&vm->lock);
+		if (asleep)
+			return false;
 	}
+}
+
+/*
+ * KVM_RUN while the host is about to sleep: completes what the last exit left half done, whoever handled it, for the VMM may save the vCPU
+ * next; and is then interrupted.
+ */
+static int stay_outside(struct vcpu *vcpu, void *arg)
+{
+	const struct timespec rest = { .tv_nsec = REST_NS };
+	uint8_t wanted = vcpu->run->immediate_exit;
+	int result;
+
+	vcpu->run->immediate_exit = 1;
+	result = kernel_ioctl(vcpu->object.fd, KVM_RUN, arg);
+	vcpu->run->immediate_exit = wanted; /* a wish that came in between is fulfilled by what we return */
+	if (result == -EINTR)
+		nanosleep(&rest, NULL); /* or less, if somebody sends a signal */
+	return result;
+}
+
+/*
+ * The host has slept: whoever finds out first sees to the clock, as if the VMM had stopped the VM and let it go on. False: that did not work,
+ * or it is about to sleep again.
+ */
+static bool wake_up(struct vm *vm)
+{
+	bool awake;
+
+	pthread_mutex_lock(&vm->lock);
+	if (!vm->asleep) { /* or it is about to, again: what it has slept so far is measured at the end of that */
+		if (pvclock_kvm_slept(vm->kvm) && gate_close(vm)) {
+			for (size_t i = 0; i < vm->vcpu_count; i++)
+				vm->vcpus[i]->settled = false; /* their TSC offsets will be written */
+			vm_pause(vm);
+			vm_go_on(vm);
+		}
+		gate_open(vm);
+	}
+	awake = !pvclock_kvm_slept(vm->kvm);
+	pthread_mutex_unlock(&vm->lock);
+	return awake;
 }
 
 int vcpu_run(struct vcpu *vcpu, void *arg)
@@ -125,13 +171,24 @@ int vcpu_run(struct vcpu *vcpu, void *arg)
 
 		if (vcpu->clock == NULL)
 			return kernel_ioctl(vcpu->object.fd, KVM_RUN, arg);
-		enter(vcpu);
-		result = kernel_ioctl(vcpu->object.fd, KVM_RUN, arg);
-		atomic_store_explicit(&vcpu->inside, false, memory_order_release);
+		if (!enter(vcpu))
+			return stay_outside(vcpu, arg);
+		atomic_store_explicit(&vcpu->with_vmm, false, memory_order_relaxed);
+		passing++; /* KVM_RUN's ioctl, where it is one, is libc's */
+		result = pvclock_kvm_enter(vcpu->vm->kvm, vcpu->object.fd);
+		passing--;
+		/* An exit of ours is completed by the next entry. If the VMM wants the vCPU, that says -EINTR at once. */
+		handled = result < 0 ? 0 : pvclock_kvm_handle_exit(vcpu->vm->kvm, vcpu->clock, vcpu->run);
+		if (result >= 0 && handled <= 0)
+			atomic_store_explicit(&vcpu->with_vmm, true, memory_order_relaxed);
+		atomic_store_explicit(&vcpu->inside, false, memory_order_release); /* only now: whoever closes the gate has the clock to itself */
+		if (result == -ESTALE) {
+			if (!wake_up(vcpu->vm) || vcpu->run->immediate_exit)
+				return -EINTR; /* the VMM may want something else by now; it comes back */
+			continue;
+		}
 		if (result < 0)
 			return result;
-		/* An exit of ours is completed by the next entry. If the VMM wants the vCPU, that says -EINTR at once. */
-		handled = pvclock_kvm_handle_exit(vcpu->vm->kvm, vcpu->clock, vcpu->run);
 		if (handled <= 0)
 			return handled < 0 ? handled : result;
 	}

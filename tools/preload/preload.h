@@ -8,6 +8,7 @@
  *   memory.c   slots and dirty logs                           arrival.c a VM that comes from a snapshot or another host
  *   msrs.c     KVM_GET_MSRS, KVM_SET_MSRS                     clock.c   KVM_GET_CLOCK, KVM_SET_CLOCK, KVM_KVMCLOCK_CTRL
  *   records.c  what no VMM carries: policy, and how long it took    log.c     what is said, and to whom
+ *   sleep.c    the host's sleep, told beforehand
  *
  * Handlers return as the kernel does: a result, or -errno. On the library's public API alone.
  */
@@ -53,6 +54,7 @@ struct vcpu {
 	struct pvclock_vcpu *clock; /* NULL where pvclock stands aside */
 	_Atomic bool inside;        /* in KVM_RUN, or about to be and not yet through the gate */
 	_Atomic pid_t thread;       /* that ran it last */
+	_Atomic bool with_vmm;      /* it has an exit that the VMM is about: nobody else may enter it */
 	bool settled;               /* steer: KVM has nothing postponed to its next entry */
 	bool has_tsc;               /* the VMM restored its counter, as ... */
 	uint64_t tsc;               /* ... which is to hold from when the VM goes on; and its TSC deadline, */
@@ -87,12 +89,15 @@ struct vm {
 	bool has_policy;
 
 	_Atomic bool gate;   /* closed: something is to be done before a vCPU enters */
+	bool asleep;         /* ... and not before the host is awake */
 	bool started, paused;
 	bool held;           /* no vCPU has run since `hold`: the counters are told as of then */
 	struct pvclock_host_tsc hold;
 	uint64_t hold_realtime;
 	bool told, set;      /* KVM_GET_CLOCK was answered with ..., KVM_SET_CLOCK has said ... */
 	uint64_t told_ns, set_ns;
+
+	struct vm *next;     /* sleep.c's list */
 };
 
 /* --- entry.c ------------------------------------------------------------------------------- */
@@ -167,6 +172,11 @@ uint64_t vcpu_tsc_at(const struct vcpu *vcpu, struct pvclock_host_tsc at);
 int vm_get_clock(struct vm *vm, struct clock_data *clock);
 int vm_set_clock(struct vm *vm, const struct clock_data *clock);
 int vcpu_kvmclock_ctrl(struct vcpu *vcpu);
+
+/* --- sleep.c ------------------------------------------------------------------------------- */
+
+void sleep_know(struct vm *vm);               /* from here on the host's sleep stops it */
+void sleep_forget(struct vm *vm);
 
 /* --- log.c --------------------------------------------------------------------------------- */
 

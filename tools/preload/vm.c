@@ -131,6 +131,7 @@ static void learn(struct vm *vm)
 
 static void destroy(struct vm *vm)
 {
+	sleep_forget(vm);
 	passing++; /* what is closed here is ours */
 	pvclock_kvm_detach(vm->kvm);
 	pvclock_vm_destroy(vm->clock);
@@ -183,6 +184,7 @@ int vm_created(int kvm_fd, int vm_fd)
 	}
 	choose_mode(vm, kvm_fd);
 	vm_set_policy(vm);
+	sleep_know(vm);
 	return vm_fd;
 }
 

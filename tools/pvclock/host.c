@@ -140,6 +140,9 @@ static void note_capabilities(struct host *host)
 	if (!can->immediate_exit)
 		note(&host->notes, "KVM has no immediate_exit, so a pending MSR exit cannot be completed before a "
 				   "save: use Linux 4.12 or newer.");
+	if (!can->steal_own)
+		note(&host->notes, "This kernel does not say how long a thread waited for a CPU (/proc/PID/task/TID/schedstat), so a VMM cannot tell its "
+		     "guests their stolen time: use one with CONFIG_SCHED_INFO.");
 	if (!can->tsc_deadline_timer)
 		note(&host->notes, "KVM offers no TSC deadline timer: guests fall back to the APIC's counter, whose "
 				   "expiry pvclock cannot compute.");

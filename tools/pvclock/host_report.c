@@ -90,6 +90,8 @@ static void print_kvm(const struct host *host)
 	print_item("KVM", "%s: MSR filter %s, TSC offset %s, TSC scaling %s, deadline timer %s, clock flags 0x%" PRIx32,
 		   host->kvm_path, yes(can->user_space_msr && can->msr_filter), offset, yes(can->tsc_control),
 		   yes(can->tsc_deadline_timer), can->clock_flags);
+	print_item("stolen time", "%s", can->steal_kernel && can->steal_own ? "told by KVM, or in own mode by the VMM" : can->steal_kernel ?
+		   "told by KVM" : can->steal_own ? "told in own mode by the VMM; KVM does not" : "told by nobody");
 	print_item("master clock", "%s", !can->master_clock ? "off" : can->clock_guest ?
 		   "on; steer mode sets it by KVM_SET_CLOCK_GUEST" :
 		   "on; steer mode aims it by trial, as this kernel has no KVM_SET_CLOCK_GUEST");
@@ -158,6 +160,8 @@ static json_t *kvm_to_json(const struct host *host)
 	set_flag(object, "tsc_deadline_timer", can->tsc_deadline_timer);
 	set_number(object, "tsc_khz", can->tsc_khz);
 	set_flag(object, "clock_guest", can->clock_guest);
+	set_flag(object, "steal_kernel", can->steal_kernel);
+	set_flag(object, "steal_own", can->steal_own);
 	set_flag(object, "master_clock", can->master_clock);
 	if (!can->master_clock)
 		set_text(object, "master_clock_reason", can->master_clock_reason.text);

@@ -58,6 +58,9 @@ static const struct field of_record[] = {
 	ACCOUNT_FIELD(FIELD_U64, rate_changes),
 	ACCOUNT_FIELD(FIELD_U64, residual_ns_max),
 	ACCOUNT_FIELD(FIELD_I64, moved_ticks),
+	{ "account.error_ns", FIELD_U64, offsetof(struct pvclock_record, account.error_ns), "unknown" },
+	{ "suspend_control", FIELD_U64, offsetof(struct pvclock_record, suspend_control), NULL },
+	{ "suspend_msr", FIELD_U64, offsetof(struct pvclock_record, suspend_msr), NULL },
 };
 
 static const struct field of_vcpu[] = {
@@ -68,6 +71,10 @@ static const struct field of_vcpu[] = {
 	TSC_FIELDS(pvclock_record_vcpu, tsc),
 	{ "tsc_adjust", FIELD_U64, offsetof(struct pvclock_record_vcpu, tsc_adjust), NULL },
 	{ "tsc_deadline", FIELD_U64, offsetof(struct pvclock_record_vcpu, tsc_deadline), NULL },
+	{ "deadline_control", FIELD_U64, offsetof(struct pvclock_record_vcpu, deadline_control), NULL },
+	{ "deadline_ns", FIELD_U64, offsetof(struct pvclock_record_vcpu, deadline_ns), NULL },
+	{ "steal_msr", FIELD_U64, offsetof(struct pvclock_record_vcpu, steal_msr), NULL },
+	{ "steal_ns", FIELD_U64, offsetof(struct pvclock_record_vcpu, steal_ns), NULL },
 };
 
 static const struct field of_destination[] = {

@@ -3,6 +3,8 @@
 #define _GNU_SOURCE
 #include "record.h"
 
+#include <pvclock/interface.h>
+
 #include <inttypes.h>
 #include <string.h>
 #include <sys/timex.h>
@@ -146,6 +148,29 @@ static void print_account(const struct pvclock_account *account)
 		   " changes of rate", account->blackouts, account->counted_ns, account->uncounted_ns, account->rate_changes);
 	print_item("", "moved by %" PRId64 " ticks for TSC offsets that could not be set; largest residual %" PRIu64 " ns",
 		   account->moved_ticks, account->residual_ns_max);
+	if (account->error_ns == PVCLOCK_ERROR_UNKNOWN)
+		print_item("", "how exactly the lengths are known: unknown");
+	else
+		print_item("", "the lengths in all are known within %" PRIu64 " ns", account->error_ns);
+}
+
+/* What the guest asked for through pvclock/interface.h, if anything. */
+static void print_control(const char *what, uint64_t control)
+{
+	if (control & PVCLOCK_CONTROL_ENABLE)
+		print_item("", "%s: vector 0x%02x of APIC %" PRIu64 " (0x%" PRIx64 ")", what,
+			   (unsigned int)(control & PVCLOCK_CONTROL_VECTOR), control >> PVCLOCK_CONTROL_TARGET_SHIFT, control);
+	else if (control)
+		print_item("", "%s: off (0x%" PRIx64 ")", what, control);
+}
+
+static void print_suspend(const struct pvclock_record *record)
+{
+	if (record->suspend_msr & PVCLOCK_MSR_ENABLE)
+		print_item("suspend", "told at 0x%" PRIx64, record->suspend_msr - PVCLOCK_MSR_ENABLE);
+	else if (record->suspend_msr || record->suspend_control)
+		print_item("suspend", "not told (0x%" PRIx64 ")", record->suspend_msr);
+	print_control("interrupt", record->suspend_control);
 }
 
 static void print_registration(const struct pvclock_record_vcpu *vcpu)
@@ -172,6 +197,13 @@ static void print_deadline(const struct pvclock_record *record, uint32_t i)
 			   record_ns(record, i, deadline) - record_ns(record, i, tsc));
 }
 
+static void print_deadline_ns(const struct pvclock_record_vcpu *vcpu)
+{
+	if (vcpu->deadline_ns)
+		print_item("", "deadline at %" PRIu64 " ns of system time", vcpu->deadline_ns);
+	print_control("deadlines' interrupt", vcpu->deadline_control);
+}
+
 static void print_vcpu(const struct pvclock_record *record, uint32_t i)
 {
 	const struct pvclock_record_vcpu *vcpu = &record->vcpus[i];
@@ -182,7 +214,12 @@ static void print_vcpu(const struct pvclock_record *record, uint32_t i)
 	print_item("", "TSC at the save %" PRIu64 ", IA32_TSC_ADJUST %" PRIu64 " (%" PRId64 ")", record_tsc(record, i),
 		   vcpu->tsc_adjust, (int64_t)vcpu->tsc_adjust);
 	print_deadline(record, i);
+	print_deadline_ns(vcpu);
 	print_registration(vcpu);
+	if (vcpu->steal_msr & PVCLOCK_MSR_ENABLE)
+		print_item("", "stolen time at 0x%" PRIx64 ": %" PRIu64 " ns", vcpu->steal_msr - PVCLOCK_MSR_ENABLE, vcpu->steal_ns);
+	else if (vcpu->steal_msr)
+		print_item("", "stolen time not told (0x%" PRIx64 ")", vcpu->steal_msr);
 	if (vcpu->guest_stopped)
 		print_item("", "GUEST_STOPPED is owed");
 }
@@ -206,6 +243,7 @@ void print_record(const char *path, const struct record_file *file)
 		print_item("wall clock", "at 0x%" PRIx64, record->wall_clock_msr);
 	else
 		print_item("wall clock", "not registered");
+	print_suspend(record);
 	print_policy(&record->policy);
 	print_account(&record->account);
 	for (uint32_t i = 0; i < record->vcpu_count; i++)

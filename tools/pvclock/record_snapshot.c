@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * record_snapshot.c - a snapshot of pvclock-vmm with another record in it: as vmm/snapshot.h and the head of vmm/wire.c lay it
- * out, header, extents, state and guest memory, with one sum over the state and one over all of it. Both are checked before they
- * are made anew, and nothing but the record and the sums changes.
+ * record_snapshot.c - a snapshot of pvclock-vmm with another record in it. Its state has a sum, and so has the whole file; both are
+ * checked before they are made anew, and nothing but the record and the sums changes.
  */
 #define _GNU_SOURCE
 #include "record.h"
+
+#include "../../vmm/saved.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,54 +14,21 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SNAPSHOT_MAGIC "pvmmsnpt"
-#define SNAPSHOT_VERSION 1u
-#define SNAPSHOT_HEADER 64u
-#define SNAPSHOT_EXTENT 16u
-#define SNAPSHOT_SUM 48u /* of the file, where itself is 0 */
-#define STATE_MAGIC "pclkvmme"
-#define STATE_VERSION 2u
-#define STATE_HEADER 32u
-#define STATE_SUM 24u /* of all behind the state's header */
-#define SUM_BEGIN 0xcbf29ce484222325ull
-#define CHUNK (1u << 20)
-
-static uint64_t load(const uint8_t *bytes, unsigned int size)
+static bool read_header(const uint8_t *bytes, size_t size, struct snapshot_header *header)
 {
-	uint64_t value = 0;
-
-	for (unsigned int i = 0; i < size; i++)
-		value |= (uint64_t)bytes[i] << 8 * i;
-	return value;
-}
-
-static void store_u64(uint8_t *bytes, uint64_t value)
-{
-	for (unsigned int i = 0; i < 8; i++)
-		bytes[i] = (uint8_t)(value >> 8 * i);
-}
-
-/* vmm/wire.c's. A size that is no multiple of 8 is no snapshot's. */
-static uint64_t sum(uint64_t sum, const uint8_t *bytes, size_t size)
-{
-	for (size_t i = 0; i + 8 <= size; i += 8) {
-		sum = (sum ^ load(bytes + i, 8)) * 0x100000001b3ull;
-		sum ^= sum >> 32;
-	}
-	return sum;
+	if (size < sizeof(*header))
+		return false;
+	memcpy(header, bytes, sizeof(*header));
+	return header->magic == SNAPSHOT_MAGIC;
 }
 
 size_t record_snapshot_head(const uint8_t *bytes, size_t size)
 {
-	uint64_t extents, state;
+	struct snapshot_header header;
 
-	if (size < SNAPSHOT_HEADER || memcmp(bytes, SNAPSHOT_MAGIC, 8) != 0)
+	if (!read_header(bytes, size, &header) || header.extents > SNAPSHOT_EXTENTS_MAX || header.state_length > RECORD_FILE_MAX)
 		return 0;
-	extents = load(bytes + 24, 8);
-	state = load(bytes + 32, 8);
-	if (extents > RECORD_FILE_MAX / SNAPSHOT_EXTENT || state > RECORD_FILE_MAX)
-		return 0;
-	return SNAPSHOT_HEADER + (size_t)extents * SNAPSHOT_EXTENT + (size_t)state;
+	return sizeof(header) + (size_t)header.extents * sizeof(struct snapshot_extent) + (size_t)header.state_length;
 }
 
 /* What is being written: the head from memory, the rest from the old file. */
@@ -68,7 +36,7 @@ struct rewrite {
 	int old_fd;
 	uint8_t *head;
 	size_t head_size, state; /* where the state begins */
-	uint64_t old_sum, new_sum;
+	uint64_t expected, old_sum, new_sum; /* of the whole file: as the old one says, as it is, and of the new one */
 	bool damaged; /* the old file's sum does not come out */
 };
 
@@ -77,30 +45,39 @@ static bool say_damaged(struct sentence *why)
 	return say(why, "The snapshot is damaged (length or checksum), and is as it was: take another copy of it.");
 }
 
-/* The old file's sums are right so far: the state's, and of the head as a part of the file's. */
+/* The state's sum is right, and the file's is begun. */
 static bool check_head(struct rewrite *rewrite, const struct record_file *file, struct sentence *why)
 {
-	uint8_t *state = rewrite->head + rewrite->state;
+	const uint8_t *state = rewrite->head + rewrite->state;
 	size_t size = rewrite->head_size - rewrite->state;
+	struct snapshot_header header;
+	struct wire_header wire;
 
-	if (load(rewrite->head + 8, 4) != SNAPSHOT_VERSION || size < STATE_HEADER || memcmp(state, STATE_MAGIC, 8) != 0 ||
-	    load(state + 8, 4) != STATE_VERSION || load(state + 16, 8) != size || rewrite->head_size % 8 != 0)
+	memcpy(&header, rewrite->head, sizeof(header));
+	memcpy(&wire, state, size < sizeof(wire) ? 0 : sizeof(wire));
+	if (header.version != SNAPSHOT_VERSION || size < sizeof(wire) || wire.magic != WIRE_MAGIC || wire.version != WIRE_VERSION ||
+	    wire.length != size || rewrite->head_size % 8 != 0)
 		return say(why, "It is a snapshot of another release of pvclock-vmm: edit it with that one's pvclock.");
-	if (file->at < rewrite->state + STATE_HEADER ||
-	    load(state + STATE_SUM, 8) != sum(SUM_BEGIN, state + STATE_HEADER, size - STATE_HEADER))
+	if (file->at < rewrite->state + sizeof(wire) ||
+	    wire.checksum != wire_checksum(WIRE_SUM, state + sizeof(wire), size - sizeof(wire)))
 		return say_damaged(why);
-	store_u64(rewrite->head + SNAPSHOT_SUM, 0);
-	rewrite->old_sum = sum(SUM_BEGIN, rewrite->head, rewrite->head_size);
+	rewrite->expected = header.checksum;
+	header.checksum = 0; /* as it is summed */
+	memcpy(rewrite->head, &header, sizeof(header));
+	rewrite->old_sum = wire_checksum(WIRE_SUM, rewrite->head, rewrite->head_size);
 	return true;
 }
 
 static void change_head(struct rewrite *rewrite, size_t at, const uint8_t *record, size_t length)
 {
 	uint8_t *state = rewrite->head + rewrite->state;
+	struct wire_header wire;
 
 	memcpy(rewrite->head + at, record, length);
-	store_u64(state + STATE_SUM, sum(SUM_BEGIN, state + STATE_HEADER, rewrite->head_size - rewrite->state - STATE_HEADER));
-	rewrite->new_sum = sum(SUM_BEGIN, rewrite->head, rewrite->head_size);
+	memcpy(&wire, state, sizeof(wire));
+	wire.checksum = wire_checksum(WIRE_SUM, state + sizeof(wire), rewrite->head_size - rewrite->state - sizeof(wire));
+	memcpy(state, &wire, sizeof(wire));
+	rewrite->new_sum = wire_checksum(WIRE_SUM, rewrite->head, rewrite->head_size);
 }
 
 static ssize_t read_chunk(int fd, uint8_t *bytes, size_t offset)
@@ -109,22 +86,22 @@ static ssize_t read_chunk(int fd, uint8_t *bytes, size_t offset)
 	ssize_t got;
 
 	do {
-		got = pread(fd, bytes + size, CHUNK - size, (off_t)(offset + size));
+		got = pread(fd, bytes + size, SNAPSHOT_CHUNK - size, (off_t)(offset + size));
 		size += got > 0 ? (size_t)got : 0;
-	} while (size < CHUNK && (got > 0 || (got < 0 && errno == EINTR)));
+	} while (size < SNAPSHOT_CHUNK && (got > 0 || (got < 0 && errno == EINTR)));
 	return got < 0 ? -1 : (ssize_t)size;
 }
 
 static bool copy_memory(struct rewrite *rewrite, int fd)
 {
-	uint8_t *chunk = malloc(CHUNK);
+	uint8_t *chunk = malloc(SNAPSHOT_CHUNK);
 	size_t offset = rewrite->head_size;
 	ssize_t got = -1;
 	bool fine = chunk != NULL;
 
 	while (fine && (got = read_chunk(rewrite->old_fd, chunk, offset)) > 0) {
-		rewrite->old_sum = sum(rewrite->old_sum, chunk, (size_t)got);
-		rewrite->new_sum = sum(rewrite->new_sum, chunk, (size_t)got);
+		rewrite->old_sum = wire_checksum(rewrite->old_sum, chunk, (size_t)got);
+		rewrite->new_sum = wire_checksum(rewrite->new_sum, chunk, (size_t)got);
 		fine = record_file_write_all(fd, chunk, (size_t)got);
 		offset += (size_t)got;
 	}
@@ -135,25 +112,19 @@ static bool copy_memory(struct rewrite *rewrite, int fd)
 static bool fill(int fd, void *from)
 {
 	struct rewrite *rewrite = from;
-	uint8_t bytes[8];
-	uint64_t expected;
 
-	if (pread(rewrite->old_fd, bytes, 8, SNAPSHOT_SUM) != 8)
-		return false;
-	expected = load(bytes, 8);
 	if (!record_file_write_all(fd, rewrite->head, rewrite->head_size) || !copy_memory(rewrite, fd))
 		return false;
-	rewrite->damaged = rewrite->old_sum != expected;
-	if (rewrite->damaged)
-		return false;
-	store_u64(bytes, rewrite->new_sum);
-	return pwrite(fd, bytes, 8, SNAPSHOT_SUM) == 8;
+	rewrite->damaged = rewrite->old_sum != rewrite->expected;
+	return !rewrite->damaged && pwrite(fd, &rewrite->new_sum, sizeof(rewrite->new_sum), offsetof(struct snapshot_header, checksum)) ==
+					    (ssize_t)sizeof(rewrite->new_sum);
 }
 
 bool record_snapshot_write(const char *path, const struct record_file *file, const uint8_t *record, size_t length,
 			   struct sentence *why)
 {
 	struct rewrite rewrite = { .old_fd = -1, .head_size = record_snapshot_head(file->bytes, file->size) };
+	struct snapshot_header header;
 	bool fine;
 
 	if (rewrite.head_size != file->size)
@@ -161,7 +132,8 @@ bool record_snapshot_write(const char *path, const struct record_file *file, con
 	rewrite.old_fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (rewrite.old_fd < 0)
 		return say(why, "It cannot be opened: %s.", strerror(errno));
-	rewrite.state = file->size - (size_t)load(file->bytes + 32, 8);
+	read_header(file->bytes, file->size, &header);
+	rewrite.state = file->size - (size_t)header.state_length;
 	rewrite.head = malloc(file->size);
 	fine = rewrite.head != NULL || say(why, "Out of memory.");
 	if (fine) {

@@ -4,6 +4,8 @@
 #include "command.h"
 
 #include "policy_words.h"
+#include "run_sleep.h"
+#include "sleep_watch.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -31,6 +33,8 @@ static void print_help(void)
 	     "  --records DIR where each VM that stops leaves its clock's record, and where a VM that arrives finds its own:\n"
 	     "                without it nothing of a migration or a snapshot can be counted\n"
 	     "  --log FILE    a line of JSON for each event of each VM is added to FILE\n"
+	     "  --logind      stops the virtual machines' clocks before this host sleeps, which logind announces, and lets them go on\n"
+	     "                afterwards; the policy's word is suspend=\n"
 	     "  --help        this text");
 }
 
@@ -133,6 +137,7 @@ int run_command(int argc, char **argv)
 		{ "log", required_argument, NULL, 'l' },
 		{ "policy", required_argument, NULL, 'p' },
 		{ "records", required_argument, NULL, 'r' },
+		{ "logind", no_argument, NULL, 's' },
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
@@ -140,7 +145,8 @@ int run_command(int argc, char **argv)
 	struct pvclock_policy unused = pvclock_policy_default();
 	struct pvclock_reason reason;
 	char preload[PATH_MAX], list[2 * PATH_MAX];
-	int option;
+	bool logind = false;
+	int option, error;
 
 	optind = 1;
 	while ((option = getopt_long(argc, argv, "+h", options, NULL)) != -1) {
@@ -156,6 +162,9 @@ int run_command(int argc, char **argv)
 			break;
 		case 'r':
 			records = optarg;
+			break;
+		case 's':
+			logind = true;
 			break;
 		case 'h':
 			print_help();
@@ -174,6 +183,10 @@ int run_command(int argc, char **argv)
 	}
 	if (records != NULL && !is_folder(records)) {
 		fprintf(stderr, "pvclock run: --records %s: there is no such folder; make it first.\n", records);
+		return EXIT_LACKING;
+	}
+	if (logind && sleep_watch_lacks() != NULL) {
+		fprintf(stderr, "pvclock run: --logind: %s.\n", sleep_watch_lacks());
 		return EXIT_LACKING;
 	}
 	if (optind == argc) {
@@ -207,6 +220,9 @@ int run_command(int argc, char **argv)
 		fprintf(stderr, "pvclock run: --log %s: its folder cannot be found.\n", log);
 		return EXIT_LACKING;
 	}
+	error = logind ? run_sleep_start() : 0;
+	if (error != 0)
+		fprintf(stderr, "pvclock run: a sleep of the host will not be told beforehand: %s.\n", strerror(-error));
 	execvp(argv[optind], &argv[optind]);
 	fprintf(stderr, "pvclock run: %s cannot be started: %s.\n", argv[optind], strerror(errno));
 	return EXIT_LACKING;

@@ -38,9 +38,7 @@ static void read_once(struct vmm_shared *shared, struct vmm_ring *ring, uint16_t
 	uint64_t last = atomic_load_explicit(&shared->last, memory_order_acquire);
 	enum pvclock_read result = pvclock_read_clock(page, &reading);
 
-	if (result != PVCLOCK_READ_OK) {
-		guest_count(&ring->failed);
-	} else {
+	if (result == PVCLOCK_READ_OK) {
 		uint64_t ns = reading.ns;
 		/* Without the flag the pages need not agree: what the guest may use is what the guard lets through. */
 		if ((reading.flags & PVCLOCK_TSC_STABLE) == 0) {
@@ -56,20 +54,11 @@ static void read_once(struct vmm_shared *shared, struct vmm_ring *ring, uint16_t
 	}
 	if ((reading.flags & PVCLOCK_GUEST_STOPPED) != 0 && pvclock_take_guest_stopped(page))
 		guest_count(&ring->stopped);
-	guest_log(ring, &(struct vmm_ring_entry){
-		.tsc = reading.tsc.ticks,
-		.ns = reading.ns,
-		.version = reading.version,
-		.flags = reading.flags,
-		.result = (uint8_t)result,
-		.vcpu = index,
-	});
-	guest_count(&ring->reads);
+	guest_log_reading(ring, &reading, reading.version, result, index);
 }
 
 void guest_main(uint64_t index, struct vmm_shared *shared)
 {
-	static _Atomic uint32_t left;
 	struct vmm_ring *ring = &shared->ring[index];
 	uint64_t previous = 0, told = 0;
 
@@ -85,12 +74,7 @@ void guest_main(uint64_t index, struct vmm_shared *shared)
 		read_once(shared, ring, (uint16_t)index, &previous);
 		if (index == 0)
 			tell_seconds(previous, &told);
-		uint32_t pace = atomic_load_explicit(&shared->pace, memory_order_relaxed);
-		while (pace-- > 0)
-			__asm__ __volatile__("pause" : : : "memory");
+		guest_pace(shared);
 	}
-	/* The last one out ends the machine: no vCPU is cut off in the middle of a reading. */
-	if (atomic_fetch_add(&left, 1) + 1 == shared->vcpus)
-		guest_exit(0);
-	guest_halt();
+	guest_leave(shared);
 }

@@ -11,6 +11,8 @@
  */
 #include "runtime.h"
 
+#include <pvclock/interface.h>
+
 #define TOGGLES 200u
 #define READINGS 50u
 #define MEMORY_STEP (2ull << 20)
@@ -22,12 +24,12 @@
 extern const char guest_image_end[];
 
 static const uint32_t msrs[] = { PVCLOCK_MSR_WALL_CLOCK_OLD, PVCLOCK_MSR_SYSTEM_TIME_OLD, PVCLOCK_MSR_WALL_CLOCK,
-				 PVCLOCK_MSR_SYSTEM_TIME };
+				 PVCLOCK_MSR_SYSTEM_TIME, PVCLOCK_MSR_STEAL_TIME };
 
 static struct {
 	_Alignas(64) struct pvclock_page page;
 } pages[VMM_VCPUS_MAX];
-static _Alignas(64) uint8_t common[128]; /* fought over by all vCPUs */
+static _Alignas(64) uint8_t common[192]; /* fought over by all vCPUs */
 static _Atomic uint8_t exit_code;
 
 struct attacker {
@@ -114,6 +116,25 @@ static void attack_patterns(struct attacker *attacker)
 	attack_around(attacker, 1ull << 63);
 }
 
+/*
+ * Deadlines without end: past, near, far and beyond the end of the clock; on, off, and with vectors that are none. Interrupts are off here, so
+ * none is ever taken.
+ */
+static void attack_deadlines(struct attacker *attacker)
+{
+	static const uint64_t controls[] = { 0, 0x10, PVCLOCK_CONTROL_ENABLE, PVCLOCK_CONTROL_ENABLE | 0xf, PVCLOCK_CONTROL_ENABLE | 0x10,
+					     PVCLOCK_CONTROL_ENABLE | 0xff, PVCLOCK_CONTROL_ENABLE << 1, 1ull << 32, UINT64_MAX };
+
+	for (size_t i = 0; i < sizeof(controls) / sizeof(controls[0]); i++) {
+		attack(attacker, PVCLOCK_MSR_DEADLINE_CONTROL, controls[i]);
+		for (unsigned int bit = 0; bit < 64; bit++)
+			attack(attacker, PVCLOCK_MSR_DEADLINE, 1ull << bit);
+		attack(attacker, PVCLOCK_MSR_DEADLINE, 0);
+		attack(attacker, PVCLOCK_MSR_DEADLINE, UINT64_MAX);
+	}
+	attack(attacker, PVCLOCK_MSR_DEADLINE_CONTROL, 0);
+}
+
 /* All vCPUs at once: one page for all, halves of it, and the enable bit on and off. */
 static void attack_together(struct attacker *attacker)
 {
@@ -125,6 +146,7 @@ static void attack_together(struct attacker *attacker)
 
 		attack(attacker, msr, (address + shift) | (i % 2 == 0 ? PVCLOCK_MSR_ENABLE : 0));
 		attack(attacker, PVCLOCK_MSR_WALL_CLOCK, address + i % 7 * 4);
+		attack(attacker, PVCLOCK_MSR_STEAL_TIME, (address + i % 3 * 64) | (i % 2 == 0 ? PVCLOCK_MSR_ENABLE : 0));
 	}
 }
 
@@ -134,6 +156,7 @@ static uint8_t check_clock(struct attacker *attacker)
 	uint64_t first = 0, last = 0;
 
 	attack(attacker, PVCLOCK_MSR_SYSTEM_TIME_OLD, 0);
+	attack(attacker, PVCLOCK_MSR_STEAL_TIME, 0);
 	attack(attacker, PVCLOCK_MSR_SYSTEM_TIME, (uintptr_t)page | PVCLOCK_MSR_ENABLE);
 	for (uint32_t i = 0; i < READINGS; i++) {
 		struct pvclock_reading reading;
@@ -163,6 +186,7 @@ void guest_main(uint64_t index, struct vmm_shared *shared)
 		attack_patterns(&attacker);
 	}
 	guest_barrier(shared, &barriers);
+	attack_deadlines(&attacker);
 	attack_together(&attacker);
 	guest_barrier(shared, &barriers);
 	uint8_t code = check_clock(&attacker);

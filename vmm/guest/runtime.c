@@ -71,8 +71,37 @@ void guest_log(struct vmm_ring *ring, const struct vmm_ring_entry *entry)
 	atomic_store_explicit(&ring->head, head + 1, memory_order_release);
 }
 
+void guest_log_reading(struct vmm_ring *ring, const struct pvclock_reading *reading, uint32_t version, enum pvclock_read result, uint16_t vcpu)
+{
+	if (result != PVCLOCK_READ_OK)
+		guest_count(&ring->failed);
+	guest_log(ring, &(struct vmm_ring_entry){
+		.tsc = reading->tsc.ticks,
+		.ns = reading->ns,
+		.version = version,
+		.flags = reading->flags,
+		.result = (uint8_t)result,
+		.vcpu = vcpu,
+	});
+	guest_count(&ring->reads);
+}
+
+void guest_pace(const struct vmm_shared *shared)
+{
+	for (uint32_t pace = atomic_load_explicit(&shared->pace, memory_order_relaxed); pace > 0; pace--)
+		__asm__ __volatile__("pause" : : : "memory");
+}
+
+static _Atomic uint32_t left;
+
+_Noreturn void guest_leave(const struct vmm_shared *shared)
+{
+	if (atomic_fetch_add(&left, 1) + 1 == shared->vcpus)
+		guest_exit(0);
+	guest_halt();
+}
+
 #define VECTOR_GP 13
-#define VECTOR_TIMER 0x30
 #define SEGMENT_CODE 8
 #define GATE_INTERRUPT 0x8e00u /* present, 64-bit interrupt gate (Intel SDM 3A 6.14.1) */
 
@@ -84,7 +113,7 @@ struct gate {
 /* Every vCPU writes the same values: no lock. Other vectors are absent: a fault there is a triple fault. */
 static void set_gate(unsigned int vector, uint64_t handler)
 {
-	static struct gate gates[VECTOR_TIMER + 1];
+	static struct gate gates[GUEST_VECTOR + 1];
 	struct {
 		uint16_t limit;
 		uint64_t base;
@@ -105,24 +134,20 @@ void guest_catch_faults(void)
 	set_gate(VECTOR_GP, (uintptr_t)guest_general_protection);
 }
 
-/* --- the local APIC's timer -------------------------------------------------------------------------- */
+/* --- a timer, through the local APIC -------------------------------------------------------------------------- */
 
-/* Intel SDM 3A 11.4.1, 11.5.4.1 */
+/* Intel SDM 3A 11.4.1 */
 #define APIC_BASE 0xfee00000ull
 #define APIC_TASK_PRIORITY 0x80u
 #define APIC_END_OF_INTERRUPT 0xb0u
 #define APIC_SPURIOUS 0xf0u
 #define APIC_SPURIOUS_ENABLE 0x100u
 #define APIC_SPURIOUS_VECTOR 0xffu
-#define APIC_INTERRUPT_REQUEST 0x200u
 #define APIC_COMMAND 0x300u /* 11.6.1 */
 #define APIC_COMMAND_PENDING (1u << 12)
 #define APIC_COMMAND_TO 0x310u
 #define APIC_INIT 0x4500u    /* asserted, edge */
 #define APIC_STARTUP 0x4600u
-#define APIC_LVT_TIMER 0x320u
-#define APIC_TIMER_TSC_DEADLINE (2u << 17)
-#define MSR_TSC_DEADLINE 0x6e0u
 #define CPUID_1_ECX_TSC_DEADLINE (1u << 24)
 
 static volatile uint32_t *apic(uint32_t at)
@@ -135,25 +160,35 @@ static void write_apic(uint32_t at, uint32_t value)
 	*apic(at) = value;
 }
 
-bool guest_timer_start(void)
+static bool has_tsc_deadline(void)
 {
 	uint32_t eax = 1, ebx, ecx = 0, edx;
 
 	__asm__ __volatile__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-	if ((ecx & CPUID_1_ECX_TSC_DEADLINE) == 0)
-		return false;
-	set_gate(VECTOR_TIMER, (uintptr_t)guest_timer_interrupt);
-	write_apic(APIC_SPURIOUS, APIC_SPURIOUS_ENABLE | APIC_SPURIOUS_VECTOR);
-	write_apic(APIC_TASK_PRIORITY, 0);
-	write_apic(APIC_LVT_TIMER, VECTOR_TIMER | APIC_TIMER_TSC_DEADLINE);
-	/* The mode is a memory write, the deadline an MSR's (11.5.4.1: MFENCE between them). */
-	__asm__ __volatile__("mfence" : : : "memory");
-	return true;
+	return (ecx & CPUID_1_ECX_TSC_DEADLINE) != 0;
 }
 
-void guest_timer_arm(uint64_t tick)
+void guest_interrupts_start(void)
 {
-	guest_write_msr(MSR_TSC_DEADLINE, tick);
+	set_gate(GUEST_VECTOR, (uintptr_t)guest_timer_interrupt);
+	write_apic(APIC_SPURIOUS, APIC_SPURIOUS_ENABLE | APIC_SPURIOUS_VECTOR);
+	write_apic(APIC_TASK_PRIORITY, 0);
+}
+
+bool guest_interrupt_poll(void)
+{
+	return guest_timer_poll() != 0;
+}
+
+bool guest_timer_start(struct pvclock_timer *timer, enum pvclock_timer_kind kind, const struct pvclock_page *page)
+{
+	if (kind == PVCLOCK_TIMER_NONE)
+		kind = pvclock_timer_find();
+	if ((kind == PVCLOCK_TIMER_TSC && !has_tsc_deadline()) ||
+	    (kind == PVCLOCK_TIMER_HOST && (pvclock_interface_find() & PVCLOCK_FEATURE_DEADLINE) == 0))
+		return false;
+	guest_interrupts_start();
+	return pvclock_timer_start(timer, kind, page, apic(0), GUEST_VECTOR);
 }
 
 bool guest_timer_sleep(void)
@@ -164,16 +199,6 @@ bool guest_timer_sleep(void)
 void guest_timer_done(void)
 {
 	write_apic(APIC_END_OF_INTERRUPT, 0);
-}
-
-void guest_timer_drain(void)
-{
-	volatile uint32_t *requested = apic(APIC_INTERRUPT_REQUEST + VECTOR_TIMER / 32 * 0x10);
-
-	guest_timer_arm(0);
-	while ((*requested & 1u << VECTOR_TIMER % 32) != 0)
-		if (guest_timer_poll() != 0)
-			guest_timer_done();
 }
 
 /* --- other vCPUs -------------------------------------------------------------------------------------- */

@@ -5,6 +5,7 @@
 
 #include "../shared.h"
 
+#include <pvclock/deadline.h>
 #include <pvclock/guest.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -17,6 +18,12 @@ _Noreturn void guest_halt(void);
 /* Waits until all vCPUs have come here as often as this one. */
 void guest_barrier(const struct vmm_shared *shared, uint32_t *times);
 void guest_log(struct vmm_ring *ring, const struct vmm_ring_entry *entry);
+/* A reading of a clock page, and what became of it, for the judge: `version` says which function the page held. */
+void guest_log_reading(struct vmm_ring *ring, const struct pvclock_reading *reading, uint32_t version, enum pvclock_read result, uint16_t vcpu);
+/* As slowly as the harness wants it. */
+void guest_pace(const struct vmm_shared *shared);
+/* The last one out ends the machine: no vCPU is cut off in the middle of a reading. */
+_Noreturn void guest_leave(const struct vmm_shared *shared);
 
 /* Counters have one writer: no locked instruction, just no torn store. */
 static inline void guest_count(_Atomic uint64_t *counter)
@@ -44,14 +51,22 @@ static inline bool guest_write_msr_faulting(uint32_t msr, uint64_t value)
 /* This vCPU's #GP goes to guest_general_protection. */
 void guest_catch_faults(void);
 
-/* This vCPU's local APIC timer, in TSC-deadline mode. False: it has none. Interrupts are off but in guest_timer_sleep. */
-bool guest_timer_start(void);
-void guest_timer_arm(uint64_t tick);
+/*
+ * This vCPU takes interrupts of GUEST_VECTOR, where it looks for them: they are off but in guest_interrupt_poll (true: one came) and
+ * guest_timer_sleep. guest_timer_done ends one.
+ */
+#define GUEST_VECTOR 0x30u
+void guest_interrupts_start(void);
+bool guest_interrupt_poll(void);
+
+/*
+ * This vCPU's timer, of a kind or the best one (NONE), by its own clock page. False: there is none. Interrupts are off but in
+ * guest_timer_sleep.
+ */
+bool guest_timer_start(struct pvclock_timer *timer, enum pvclock_timer_kind kind, const struct pvclock_page *page);
 /* Halts until an interrupt. True: it was the timer's, and guest_timer_done has to be called before the next one. */
 bool guest_timer_sleep(void);
 void guest_timer_done(void);
-/* Disarms, and takes the interrupt that may have been on its way. */
-void guest_timer_drain(void);
 
 /* To another vCPU by its APIC's identifier: it waits, and begins in real mode at the start of a page below 1 MB. */
 void guest_send_init(uint32_t apic);

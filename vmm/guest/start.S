@@ -27,7 +27,7 @@ guest_general_protection:
 	jmp	*%r9
 
 /*
- * uint64_t guest_timer_wait(void), guest_timer_poll(void): 1 if the timer's interrupt came. STI's shadow lets none in before HLT. The
+ * uint64_t guest_timer_wait(void), guest_timer_poll(void): 1 if an interrupt came. STI's shadow lets none in before HLT. The
  * interrupt, with frame RIP, CS, RFLAGS, RSP, SS, does not go back where it came from, but on behind HLT, with interrupts
  * off and the stack as it was: no IRETQ, as above.
  */
