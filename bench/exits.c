@@ -22,11 +22,13 @@
 
 #define EXITS 500 /* a turn */
 #define TURNS 801
-#define LIMIT 1.03 /* a hundredth of it is the question whether the host has slept */
 #define NAME "preload_io_exit_per_plain"
 #define MEMORY_SIZE 0x10000u
 #define CODE_GPA 0x1000u
 #define PRELOAD_NAME "libpvclock-preload.so"
+
+/* A hundredth is the question whether the host has slept. Five more are what a lock taken or a page missed at each exit would be. */
+static const struct limit limit = { 1.03, 1.10 };
 
 static const uint8_t code[] = { 0xe6, 0x80, 0xeb, 0xfc }; /* 1: out %al, $0x80; jmp 1b */
 
@@ -226,25 +228,25 @@ static void bench_exit(struct bench *bench)
 	bool good;
 
 	if (!find_preload(preload)) {
-		bench_skip(bench, NAME, LIMIT, PRELOAD_NAME " is not in this build; name it in PVCLOCK_PRELOAD");
+		bench_skip(bench, NAME, limit, PRELOAD_NAME " is not in this build; name it in PVCLOCK_PRELOAD");
 		return;
 	}
 	stay_on_one_cpu(&before);
 	good = worker_start(&as_it_is, NULL) && worker_start(&under, preload);
 	if (!good)
-		bench_skip(bench, NAME, LIMIT, "%s failed", as_it_is.why[0] ? as_it_is.why : under.why);
+		bench_skip(bench, NAME, limit, "%s failed", as_it_is.why[0] ? as_it_is.why : under.why);
 	for (unsigned int i = 0; good && i < TURNS; i++) {
 		/* who is first takes turns too */
 		good = i % 2 ? turn(&as_it_is, &plain[i]) && turn(&under, &preloaded[i])
 			     : turn(&under, &preloaded[i]) && turn(&as_it_is, &plain[i]);
 		ratio[i] = preloaded[i] / plain[i];
 		if (!good)
-			bench_figure(bench, NAME, 1.0 / 0.0, LIMIT, "a guest ended");
+			bench_figure(bench, NAME, 1.0 / 0.0, limit, "a guest ended");
 	}
 	if (good) {
 		double value = bench_median(ratio, TURNS);
 
-		bench_figure(bench, NAME, value, LIMIT, "%.0f to %.0f ticks an exit, medians of %d turns", bench_median(preloaded, TURNS),
+		bench_figure(bench, NAME, value, limit, "%.0f to %.0f ticks an exit, medians of %d turns", bench_median(preloaded, TURNS),
 			     bench_median(plain, TURNS), TURNS);
 	}
 	worker_stop(&as_it_is);

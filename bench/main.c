@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* main.c - runs the benches and prints a line a figure: name value limit PASS|FAIL|SKIP (detail). 1 if any failed. */
+/* main.c - runs the benches and prints a line a figure: name value bar PASS|SLOW|FAIL|SKIP (detail). 1 if any failed.|FAIL|SKIP (detail). 1 if any failed. */
 #include "bench.h"
 #include "deadline.h"
 #include "gate.h"
@@ -14,7 +14,7 @@ struct bench {
 	bool json, first, failed;
 };
 
-enum verdict { PASS, FAIL, SKIP };
+enum verdict { PASS, SLOW, FAIL, SKIP };
 
 static void print_json_string(const char *text)
 {
@@ -28,10 +28,10 @@ static void print_json_string(const char *text)
 	putchar('"');
 }
 
-static void print_figure(struct bench *bench, const char *name, double value, double limit, enum verdict verdict,
+static void print_figure(struct bench *bench, const char *name, double value, double bar, enum verdict verdict,
 			 const char *detail, va_list arguments)
 {
-	static const char *const names[] = { [PASS] = "PASS", [FAIL] = "FAIL", [SKIP] = "SKIP" };
+	static const char *const names[] = { [PASS] = "PASS", [SLOW] = "SLOW", [FAIL] = "FAIL", [SKIP] = "SKIP" };
 	char text[240] = "";
 
 	if (detail)
@@ -39,9 +39,9 @@ static void print_figure(struct bench *bench, const char *name, double value, do
 	bench->failed |= verdict == FAIL;
 	if (!bench->json) {
 		if (verdict == SKIP)
-			printf("%-34s %8s %8.2f %s (%s)\n", name, "-", limit, names[verdict], text);
+			printf("%-34s %8s %8.2f %s (%s)\n", name, "-", bar, names[verdict], text);
 		else
-			printf("%-34s %8.3f %8.2f %s%s%s%s\n", name, value, limit, names[verdict], *text ? " (" : "",
+			printf("%-34s %8.3f %8.2f %s%s%s%s\n", name, value, bar, names[verdict], *text ? " (" : "",
 			       text, *text ? ")" : "");
 		fflush(stdout);
 		return;
@@ -52,27 +52,32 @@ static void print_figure(struct bench *bench, const char *name, double value, do
 		printf("\"value\": null");
 	else
 		printf("\"value\": %.4f", value);
-	printf(", \"limit\": %.4f, \"verdict\": \"%s\", \"detail\": ", limit, names[verdict]);
+	printf(", \"bar\": %.4f, \"verdict\": \"%s\", \"detail\": ", bar, names[verdict]);
 	print_json_string(text);
 	putchar('}');
 }
 
-void bench_figure(struct bench *bench, const char *name, double value, double limit, const char *detail, ...)
+void bench_figure(struct bench *bench, const char *name, double value, struct limit limit, const char *detail, ...)
 {
+	enum verdict verdict = FAIL; /* a value that is no number fails */
 	va_list arguments;
 
+	if (value <= limit.bar)
+		verdict = PASS;
+	else if (value <= limit.fault)
+		verdict = SLOW;
+
 	va_start(arguments, detail);
-	/* not "value > limit": a value that is no number fails */
-	print_figure(bench, name, value, limit, value <= limit ? PASS : FAIL, detail, arguments);
+	print_figure(bench, name, value, limit.bar, verdict, detail, arguments);
 	va_end(arguments);
 }
 
-void bench_skip(struct bench *bench, const char *name, double limit, const char *reason, ...)
+void bench_skip(struct bench *bench, const char *name, struct limit limit, const char *reason, ...)
 {
 	va_list arguments;
 
 	va_start(arguments, reason);
-	print_figure(bench, name, 0, limit, SKIP, reason, arguments);
+	print_figure(bench, name, 0, limit.bar, SKIP, reason, arguments);
 	va_end(arguments);
 }
 
@@ -92,18 +97,19 @@ double bench_median(double *samples, size_t count)
 /* The first tick of a time: P5's hot path. */
 static void bench_first_tick(struct bench *bench)
 {
+	const struct limit limit = { 0.9, 0.9 };
 	double reciprocal = 0, divq = 0, udivti3 = 0;
 
 	bench_deadline(&reciprocal, &divq, &udivti3);
 	if (reciprocal <= 0) {
-		bench_skip(bench, "deadline_latency_per_division", 0.9, "only measured on x86-64");
+		bench_skip(bench, "deadline_latency_per_division", limit, "only measured on x86-64");
 		return;
 	}
-	bench_figure(bench, "deadline_latency_per_division", reciprocal / udivti3, 0.9,
+	bench_figure(bench, "deadline_latency_per_division", reciprocal / udivti3, limit,
 		     "%.1f ticks by reciprocal, %.1f by the compiler's division, %.1f by divq",
 		     reciprocal, udivti3, divq);
 	bench_deadline_throughput(&reciprocal, &divq, &udivti3);
-	bench_figure(bench, "deadline_throughput_per_division", reciprocal / udivti3, 0.9,
+	bench_figure(bench, "deadline_throughput_per_division", reciprocal / udivti3, limit,
 		     "%.1f ticks by reciprocal, %.1f by the compiler's division, %.1f by divq",
 		     reciprocal, udivti3, divq);
 }
