@@ -88,7 +88,7 @@ static void write_ppb(FILE *out, double ppb, int digits)
 
 static void write_row(FILE *out, const struct row *row)
 {
-	bool kept = row->jump_ns_max <= 1;
+	bool kept = row->jump_ns_max <= rows_jump_limit_ns(row);
 
 	fprintf(out, "<tr><td>%s</td><td>%s</td><td>%u</td>", row->who, row->scenario, row->events);
 	write_ns(out, kept ? "good" : "bad", row->jump_ns_max, false);

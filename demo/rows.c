@@ -51,6 +51,11 @@ const char *rows_format_ns(int64_t ns, char text[ROWS_TEXT])
 	return text;
 }
 
+int64_t rows_jump_limit_ns(const struct row *row)
+{
+	return row->unit_ns > 1 ? row->unit_ns : 1;
+}
+
 json_t *rows_json(const struct rows *rows)
 {
 	json_t *list = json_array();
@@ -75,6 +80,8 @@ json_t *rows_json(const struct rows *rows)
 
 		if (object && row->unpromised)
 			json_object_set_new(object, "promised", json_false());
+		if (object && row->unit_ns > 1)
+			json_object_set_new(object, "unit_ns", json_integer(row->unit_ns));
 		if (object && row->tscs_differ)
 			json_object_set_new(object, "tscs_differ", json_true());
 		if (object && row->drift_limit_ppb > 0)
@@ -157,6 +164,7 @@ struct row *rows_add_json(struct rows *rows, const json_t *object)
 	row->events = (unsigned int)integer(object, "events");
 	row->vcpus = (unsigned int)integer(object, "vcpus");
 	row->rate_changes = (unsigned int)integer(object, "rate_changes");
+	row->unit_ns = (unsigned int)integer(object, "unit_ns");
 	row->jump_ns_max = integer(object, "jump_ns_max");
 	row->jump_ns_total = integer(object, "jump_ns_total");
 	row->backwards = (uint64_t)integer(object, "backwards");
@@ -335,13 +343,14 @@ static unsigned int judge_row(const struct row *row, FILE *out)
 {
 	unsigned int count = 0;
 	double total_limit;
+	int64_t unit = rows_jump_limit_ns(row);
 
-	if (row->jump_ns_max > 1)
-		count += broken(out, row, "P1", "the worst jump in ns", (double)row->jump_ns_max, 1);
+	if (row->jump_ns_max > unit)
+		count += broken(out, row, "P1", "the worst jump in ns", (double)row->jump_ns_max, (double)unit);
 	/* a kernel's clock that another process aims anew may end up to 1 ns ahead each time */
 	total_limit = !strcmp(row->who, "own") ? 1 : fmax(1, row->events);
 	/* A line of another slope begins at a whole ns, so each may begin up to 1 ns late: these do add up. */
-	total_limit = fmax(total_limit, row->rate_changes);
+	total_limit = fmax(total_limit, row->rate_changes) * (double)unit;
 	if (fabs((double)row->jump_ns_total) > total_limit)
 		count += broken(out, row, "P1", "the total shift in ns", (double)row->jump_ns_total, total_limit);
 	if (row->backwards)

@@ -19,6 +19,7 @@ struct row {
 	char reason[256];  /* why not stable, or why another mode than asked for; empty if there is nothing to say */
 	unsigned int events, vcpus;
 	unsigned int rate_changes; /* events after which the guest's TSC had another rate */
+	unsigned int unit_ns;  /* what this clock is read in; 0: 1 */
 	int64_t jump_ns_max;   /* largest magnitude of all jumps */
 	int64_t jump_ns_total; /* the clock's whole way */
 	uint64_t backwards, unannounced, failed;
@@ -45,6 +46,9 @@ struct rows {
 	struct row *row;
 	size_t count;
 };
+
+/* What P1 allows a jump, ns: a unit. */
+int64_t rows_jump_limit_ns(const struct row *row);
 
 struct row *rows_add(struct rows *rows); /* zeroed, valid until the next one; NULL: out of memory */
 void rows_clear(struct rows *rows);

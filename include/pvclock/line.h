@@ -305,6 +305,8 @@ struct pvclock_hyperv_line {
 	int64_t offset;
 };
 
+#define PVCLOCK_HYPERV_UNIT_NS 100
+
 static inline uint64_t pvclock_hyperv_time(const struct pvclock_hyperv_line *hyperv, uint64_t ticks)
 {
 	pvclock_word unused;

@@ -381,6 +381,7 @@ void run_row(struct run *run, struct row *row)
 	row->events = verdict->events;
 	row->vcpus = verdict->cpus;
 	row->rate_changes = verdict->rates;
+	row->unit_ns = verdict_unit_ns(verdict);
 	row->jump_ns_max = verdict->jump_max;
 	row->jump_ns_total = verdict_total(verdict);
 	row->backwards = verdict_backwards(verdict);

@@ -225,6 +225,8 @@ const struct scenario scenarios[] = {
 	  play_nested },
 	{ "nested-hyperv", "the same; the middle one's clock is Hyper-V's TSC page", NEEDS_KVM | NEEDS_SHARES, false,
 	  500, play_nested_hyperv },
+	{ "hyperv-l2", "a guest on Hyper-V's TSC page: stop and cont, savevm and loadvm, between two QEMUs", NEEDS_KVM, false, 400, play_hyperv },
+	{ "hyperv-new-rate", "the same, to a host of another TSC rate, and back", NEEDS_KVM | NEEDS_PEER, false, 600, play_hyperv_new_rate },
 	{ "host-suspend", "the host sleeps (S3), 4 s each: not counted, counted", NEEDS_KVM | NEEDS_SLEEP, true, 300, play_host_suspend },
 	{ "suspend-told", "the same under a guest of ours, which is told: in memory, by an interrupt, before it runs", NEEDS_KVM | NEEDS_SLEEP, true,
 	  300, play_suspend_told },

@@ -37,6 +37,11 @@ const char *scenario_lacks(const struct scenario *scenario, const struct lab *la
 int scenario_run(struct lab *lab, struct host *here, struct host *there, const struct scenario *scenario,
 		 const char *who, struct rows *rows);
 
+/* A CPU on which Linux keeps time by Hyper-V's TSC page; without kvm=off it prefers kvm-clock. */
+#define SCENARIO_HYPERV_CPU                                                                                            \
+	"host,kvm=off,hv-time,hv-relaxed,hv-vapic,hv-vpindex,hv-synic,hv-stimer,hv-frequencies,hv-reenlightenment,hv-" \
+	"runtime"
+
 /* scenario_migrate.c */
 int play_snapshot(struct run *run);
 int play_migrate_same_rate(struct run *run);
@@ -44,6 +49,8 @@ int play_migrate_new_rate(struct run *run);
 int play_stock_peer(struct run *run);
 /* The same for any guest; a new rate is the peer's, and back. They leave it at the end. */
 int migrate_same_rate(struct run *run, struct qemu_options *guest, unsigned int events);
+/* The middle of the first: run->vm[0] runs; into another QEMU on this host and so on, and the last one is left. */
+int migrate_hops(struct run *run, struct qemu_options *guest, unsigned int hops);
 int migrate_new_rate(struct run *run, struct qemu_options *guest, unsigned int events);
 /* scenario_bare.c */
 int play_deadlines(struct run *run);
@@ -63,6 +70,9 @@ int play_clock_ahead(struct run *run);
 int play_clock_behind(struct run *run);
 /* scenario_chrony.c */
 int play_two_hosts(struct run *run);
+/* scenario_hyperv.c */
+int play_hyperv(struct run *run);
+int play_hyperv_new_rate(struct run *run);
 /* scenario_nested.c */
 int play_nested(struct run *run);
 int play_nested_hyperv(struct run *run);

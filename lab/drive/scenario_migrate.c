@@ -63,10 +63,8 @@ static int hop(struct run *run, struct qemu *from, struct qemu *to, const struct
 	return 0;
 }
 
-int migrate_same_rate(struct run *run, struct qemu_options *guest, unsigned int events)
+int migrate_hops(struct run *run, struct qemu_options *guest, unsigned int events)
 {
-	if (run_boot(run, &run->vm[0], guest))
-		return -1;
 	for (unsigned int i = 0; i < events; i++) {
 		char uri[LAB_PATH + 64], name[16];
 
@@ -77,6 +75,11 @@ int migrate_same_rate(struct run *run, struct qemu_options *guest, unsigned int 
 			return -1;
 	}
 	return run_leave(run, &run->vm[events % 2]);
+}
+
+int migrate_same_rate(struct run *run, struct qemu_options *guest, unsigned int events)
+{
+	return run_boot(run, &run->vm[0], guest) || migrate_hops(run, guest, events) ? -1 : 0;
 }
 
 int play_migrate_same_rate(struct run *run)

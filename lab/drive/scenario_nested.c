@@ -17,11 +17,6 @@
 #define MIDDLE_MS 180000 /* it takes 60 to 100 s */
 #define MIDDLE_MB 1024u
 
-/* Without kvm=off Linux prefers kvm-clock. */
-#define HYPERV_CPU                                                                                                     \
-	"host,kvm=off,hv-time,hv-relaxed,hv-vapic,hv-vpindex,hv-synic,hv-stimer,hv-frequencies,hv-reenlightenment,hv-" \
-	"runtime"
-
 /* The program inside writes into the folder that both see. */
 static int bring(struct run *run, const char *path)
 {
@@ -77,5 +72,5 @@ int play_nested(struct run *run)
 
 int play_nested_hyperv(struct run *run)
 {
-	return play(run, HYPERV_CPU);
+	return play(run, SCENARIO_HYPERV_CPU);
 }

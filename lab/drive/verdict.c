@@ -33,8 +33,14 @@ bool verdict_line(const json_t *page, struct pvclock_line *line, bool *stable)
 	return pvclock_line_valid(line);
 }
 
+static struct pvclock_hyperv_line units_of(const json_t *page)
+{
+	return (struct pvclock_hyperv_line){ (uint64_t)lab_number(page, "scale", 0), lab_number(page, "offset", 0) };
+}
+
 static void take_page(struct verdict *verdict, const json_t *reply)
 {
+	struct pvclock_hyperv_line units = units_of(json_object_get(reply, "page"));
 	struct pvclock_line line;
 	bool stable;
 
@@ -44,9 +50,11 @@ static void take_page(struct verdict *verdict, const json_t *reply)
 	}
 	if (!verdict->first_known) {
 		verdict->first = line;
+		verdict->first_units = units;
 		verdict->first_known = true;
 	}
 	verdict->last = line;
+	verdict->last_units = units;
 	verdict->last_known = true;
 	verdict->unstable += !stable;
 }
@@ -59,6 +67,12 @@ static bool page_total(const struct verdict *verdict, int64_t *total)
 
 	if (!verdict->first_known || !verdict->last_known || first->mul != last->mul || first->shift != last->shift)
 		return false;
+	if (verdict->last_units.scale != 0) {
+		if (verdict->first_units.scale != verdict->last_units.scale)
+			return false;
+		*total = (int64_t)((uint64_t)verdict->last_units.offset - (uint64_t)verdict->first_units.offset) * PVCLOCK_HYPERV_UNIT_NS;
+		return true;
+	}
 	*total = (int64_t)(pvclock_line_ns(last, at) - pvclock_line_ns(first, at));
 	return true;
 }
@@ -227,6 +241,11 @@ double verdict_blackout_us(const struct verdict *verdict)
 	memcpy(sorted, verdict->blackout_ns, count * sizeof(sorted[0]));
 	qsort(sorted, count, sizeof(sorted[0]), compare);
 	return ((double)sorted[(count - 1) / 2] + (double)sorted[count / 2]) / 2000;
+}
+
+unsigned int verdict_unit_ns(const struct verdict *verdict)
+{
+	return verdict->last_units.scale != 0 ? PVCLOCK_HYPERV_UNIT_NS : 1;
 }
 
 bool verdict_drift(const struct verdict *verdict, const struct pvclock_slope *host, double *ppb)

@@ -33,6 +33,7 @@ struct verdict {
 
 	/* the clock's whole way in this life, from its very first page */
 	struct pvclock_line first, last;
+	struct pvclock_hyperv_line first_units, last_units; /* of Hyper-V's page, of which the lines are then the nearest; or scale 0 */
 	bool first_known, last_known;
 	int64_t earlier_total;         /* of lives that are over */
 
@@ -77,6 +78,8 @@ void verdict_log(struct verdict *verdict, const char *text, bool arrived);
 int64_t verdict_total(const struct verdict *verdict);
 uint64_t verdict_backwards(const struct verdict *verdict);
 bool verdict_stable(const struct verdict *verdict);
+/* What the guest's clock is read in, ns. */
+unsigned int verdict_unit_ns(const struct verdict *verdict);
 double verdict_blackout_us(const struct verdict *verdict);
 /* The last page's slope against `host`, in ppb. False: no page was read. */
 bool verdict_drift(const struct verdict *verdict, const struct pvclock_slope *host, double *ppb);

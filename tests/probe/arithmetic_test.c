@@ -239,7 +239,7 @@ static void the_true_shift_is_within_what_is_said(void **state)
 		moved = clock;
 		moved.ns += shift;
 		later = read_windows(&moved, before[count - 1].after + gap, 8 + below(100), after);
-		found = shift_measure(before, count, after, later, NULL);
+		found = shift_measure(before, count, after, later, NULL, 1);
 		assert_true(found.known);
 		assert_true(fabs((double)found.ns - shift) <= (double)found.within);
 		/* and not by saying little: two narrow windows, and the gap times the slope's uncertainty */
@@ -264,7 +264,7 @@ static void one_sided_readings_do_not_fool_it(void **state)
 	for (size_t i = 0; i < 8; i++) /* and then at the very beginning */
 		after[i] = (struct window){ .before = 100000000 + i * 1000000, .after = 100000100 + i * 1000000,
 					    .ns = 100000000 + i * 1000000 };
-	found = shift_measure(before, 64, after, 8, NULL);
+	found = shift_measure(before, 64, after, 8, NULL, 1);
 	assert_true(found.known);
 	assert_true(llabs(found.ns) <= found.within);
 	assert_in_range(found.within, 100, 350);
@@ -284,11 +284,11 @@ static void a_new_rate_is_measured_at_a_tick(void **state)
 		moved = (struct made_up){ .tsc = before[count - 1].after + below(1u << 20), .slope = 0.385186 * 2.6 };
 		moved.ns = clock_at(&clock, moved.tsc) + shift;
 		later = read_windows(&moved, moved.tsc + below(50000000), 20 + below(100), after);
-		found = shift_measure(before, count, after, later, &moved.tsc);
+		found = shift_measure(before, count, after, later, &moved.tsc, 1);
 		assert_true(found.known);
 		assert_true(fabs((double)found.ns - shift) <= (double)found.within);
 		assert_true(found.within < 2000);
-		assert_true(shift_rate(after, later, &slope, &error));
+		assert_true(shift_rate(after, later, 1, &slope, &error));
 		assert_true(fabs(slope / moved.slope - 1) * 1e9 <= error + 0.001);
 		assert_true(error < 10000);
 	}
@@ -304,13 +304,13 @@ static void a_tsc_that_went_back_is_measured_too(void **state)
 	(void)state;
 	moved.ns -= 3600e9;
 	later = read_windows(&moved, clock.tsc - 2600000000u, 20, after);
-	found = shift_measure(before, count, after, later, NULL);
+	found = shift_measure(before, count, after, later, NULL, 1);
 	assert_true(found.known);
 	assert_true(fabs((double)found.ns + 3600e9) <= (double)found.within);
 	assert_true(found.within < 2000);
 	/* into the midst of what was read */
 	later = read_windows(&moved, clock.tsc + 260000000u, 20, after);
-	found = shift_measure(before, count, after, later, NULL);
+	found = shift_measure(before, count, after, later, NULL, 1);
 	assert_true(found.known);
 	assert_true(fabs((double)found.ns + 3600e9) <= (double)found.within);
 	assert_true(found.within < 500);
@@ -324,9 +324,9 @@ static void too_little_is_no_measure(void **state)
 	(void)state;
 	two[1].before += 1000;
 	two[1].after += 1000;
-	assert_false(shift_measure(one, 1, one, 1, NULL).known);
-	assert_false(shift_measure(two, 2, one, 0, NULL).known);
-	assert_false(shift_rate(one, 1, &slope, &error));
+	assert_false(shift_measure(one, 1, one, 1, NULL, 1).known);
+	assert_false(shift_measure(two, 2, one, 0, NULL, 1).known);
+	assert_false(shift_rate(one, 1, 1, &slope, &error));
 	assert_int_equal(shift_thin(one, 0), 0);
 }
 

@@ -59,6 +59,12 @@ static uint64_t read_ns(void *context, enum probe_clock clock, unsigned int cpu)
 	return ns;
 }
 
+static uint64_t read_step_ns(void *context)
+{
+	(void)context;
+	return 1;
+}
+
 void machine_start(struct machine *machine, bool page)
 {
 	pthread_rwlockattr_t attributes;
@@ -66,7 +72,7 @@ void machine_start(struct machine *machine, bool page)
 
 	memset(machine, 0, sizeof(*machine));
 	machine->tsc_offset = 1ull << 41;
-	machine->clocks = (struct clocks){ .context = machine, .tsc = read_tsc, .ns = read_ns };
+	machine->clocks = (struct clocks){ .context = machine, .tsc = read_tsc, .ns = read_ns, .step_ns = read_step_ns };
 	/* or the host would never get its turn */
 	pthread_rwlockattr_init(&attributes);
 	pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
@@ -83,7 +89,7 @@ void machine_start(struct machine *machine, bool page)
 	if (pages_open(&machine->pages, &machine->clocks) != 0)
 		abort();
 	if (page)
-		pages_set(&machine->pages, &machine->page);
+		pages_set(&machine->pages, PAGE_OF_KVM, &machine->page);
 	watch_open(&machine->watch, &machine->clocks, &machine->pages);
 	events_open(&machine->events, &machine->watch);
 	if (sched_getaffinity(0, sizeof(cpus), &cpus) != 0)

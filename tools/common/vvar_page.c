@@ -24,3 +24,12 @@ enum page_found find_page(const struct pvclock_page **page, struct pvclock_snaps
 	*page = shown;
 	return PAGE_FOUND;
 }
+
+const void *find_hyperv_page(void)
+{
+	const struct pvclock_os *os = pvclock_os_linux();
+	const void *shown = os->ops->clock_page(os->ctx, PVCLOCK_CLOCK_PAGE_HYPERV);
+	struct pvclock_hyperv_snapshot snapshot;
+
+	return shown != NULL && pvclock_hyperv_page_read(shown, &snapshot) == PVCLOCK_READ_OK ? shown : NULL;
+}

@@ -3,7 +3,7 @@
 #ifndef PVCLOCK_TOOL_VVAR_PAGE_H
 #define PVCLOCK_TOOL_VVAR_PAGE_H
 
-#include <pvclock/page.h>
+#include <pvclock/hyperv.h>
 
 enum page_found {
 	PAGE_FOUND,
@@ -15,5 +15,8 @@ enum page_found {
 
 /* *page is safe to read from then on, for the kernel never takes it away. */
 enum page_found find_page(const struct pvclock_page **page, struct pvclock_snapshot *snapshot);
+
+/* The same of Hyper-V's reference TSC page. NULL: there is none. */
+const void *find_hyperv_page(void);
 
 #endif

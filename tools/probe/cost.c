@@ -88,7 +88,7 @@ struct rate measure_rate(const struct clocks *clocks, double seconds)
 	} while (now >= start && (double)(now - start) < seconds * 1e9);
 	ends[1] = narrowest(clocks);
 	if (ends[1].ns > ends[0].ns && ends[1].before > ends[0].after)
-		rate.known = shift_rate(ends, 2, &rate.ns_per_tick, &rate.error_ppb);
+		rate.known = shift_rate(ends, 2, clocks->step_ns(clocks->context), &rate.ns_per_tick, &rate.error_ppb);
 	rate.seconds = (double)(ends[1].ns - ends[0].ns) / 1e9;
 	return rate;
 }

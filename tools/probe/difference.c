@@ -92,3 +92,15 @@ struct difference line_difference(const struct pvclock_line *old, const struct p
 	difference.jump = -(wide)difference.low >= difference.high ? difference.low : difference.high;
 	return difference;
 }
+
+struct difference hyperv_difference(const struct pvclock_hyperv_line *old, const struct pvclock_hyperv_line *new, uint64_t at)
+{
+	/* modulo 2^64 units, as the form is defined */
+	int64_t units = (int64_t)(pvclock_hyperv_time(new, at) - pvclock_hyperv_time(old, at));
+	struct difference difference = { .same_slope = new->scale == old->scale };
+
+	difference.low = difference.high = difference.jump = narrow((wide)units * PVCLOCK_HYPERV_UNIT_NS);
+	if (!difference.same_slope && old->scale != 0)
+		difference.rate_ppb = ((double)new->scale / (double)old->scale - 1) * 1e9;
+	return difference;
+}

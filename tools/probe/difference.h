@@ -27,6 +27,9 @@ struct difference {
  */
 struct difference line_difference(const struct pvclock_line *old, const struct pvclock_line *new, const uint64_t *at);
 
+/* The same of Hyper-V's form, ns: readings of one scale are always as far apart as their offsets. */
+struct difference hyperv_difference(const struct pvclock_hyperv_line *old, const struct pvclock_hyperv_line *new, uint64_t at);
+
 /* True if no reading, ever, tells one from the other. */
 static inline bool difference_is_none(const struct difference *difference)
 {

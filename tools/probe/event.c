@@ -140,6 +140,7 @@ static void reconstruct(struct events *events)
 
 static void measure(struct events *events, struct event_result *result, const uint64_t *switched)
 {
+	uint64_t step_ns = events->watch->clocks->step_ns(events->watch->clocks->context);
 	const struct event_state *before = &events->before;
 	struct window after[SHIFT_WINDOWS];
 	double slope_before, slope_after, error_before, error_after;
@@ -150,9 +151,9 @@ static void measure(struct events *events, struct event_result *result, const ui
 	size_t count = watch_windows(events->watch, events->phase, result->page_now ? result->now.number : UINT32_MAX,
 				     after);
 
-	result->raw = shift_measure(before->windows, before->count, after, count, at);
-	result->rate_measured = shift_rate(before->windows, before->count, &slope_before, &error_before) &&
-				shift_rate(after, count, &slope_after, &error_after);
+	result->raw = shift_measure(before->windows, before->count, after, count, at, step_ns);
+	result->rate_measured = shift_rate(before->windows, before->count, step_ns, &slope_before, &error_before) &&
+				shift_rate(after, count, step_ns, &slope_after, &error_after);
 	if (result->rate_measured) {
 		result->rate_ppb = (slope_after / slope_before - 1) * 1e9;
 		result->rate_within_ppb = (error_before + error_after) * (slope_after / slope_before);
@@ -179,7 +180,7 @@ struct event_result event_end(struct events *events, const char *name, const uin
 	result.page_now = pages_now(watch->pages, &result.now);
 	result.page_known = before->page_known && result.page_now;
 	if (result.page_known) {
-		result.page = line_difference(&before->page.snapshot.line, &result.now.snapshot.line, switched);
+		result.page = pages_difference(&before->page, &result.now, switched);
 		result.lines = result.now.number - before->page.number;
 	}
 	measure(events, &result, switched);

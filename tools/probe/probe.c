@@ -12,9 +12,14 @@ void probe_look_for_page(struct probe *probe)
 {
 	const struct pvclock_page *page;
 	struct pvclock_snapshot snapshot;
+	const void *hyperv;
 
-	if (!pages_known(&probe->pages) && find_page(&page, &snapshot) == PAGE_FOUND)
-		pages_set(&probe->pages, page);
+	if (pages_known(&probe->pages))
+		return;
+	if (find_page(&page, &snapshot) == PAGE_FOUND)
+		pages_set(&probe->pages, PAGE_OF_KVM, page);
+	else if ((hyperv = find_hyperv_page()) != NULL)
+		pages_set(&probe->pages, PAGE_OF_HYPERV, hyperv);
 }
 
 /* A CPU that was plugged in is started; one that was there before and was stopped is left as it is. */

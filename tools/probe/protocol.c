@@ -25,6 +25,10 @@ static void add_page(struct json *reply, const char *name, const struct page_ent
 	json_unsigned(reply, "ns", page->snapshot.line.ns);
 	json_unsigned(reply, "mul", page->snapshot.line.mul);
 	json_signed(reply, "shift", page->snapshot.line.shift);
+	if (page->hyperv.scale != 0) { /* what the page says; the line is this as near as it can be */
+		json_unsigned(reply, "scale", page->hyperv.scale);
+		json_signed(reply, "offset", page->hyperv.offset);
+	}
 	json_unsigned(reply, "flags", page->snapshot.flags);
 	json_bool(reply, "stable", (page->snapshot.flags & PVCLOCK_TSC_STABLE) != 0);
 	json_bool(reply, "guest_stopped", (page->snapshot.flags & PVCLOCK_GUEST_STOPPED) != 0);
@@ -43,15 +47,9 @@ static uint64_t now_ns(const struct probe *probe, enum probe_clock clock)
 
 static void add_clocksource(struct json *reply)
 {
-	char text[64] = "";
-	FILE *file = fopen("/sys/devices/system/clocksource/clocksource0/current_clocksource", "re");
+	char text[CLOCKSOURCE_TEXT];
 
-	if (file != NULL) {
-		if (fgets(text, sizeof(text), file) == NULL)
-			text[0] = '\0';
-		fclose(file);
-	}
-	text[strcspn(text, "\n")] = '\0';
+	read_clocksource(text);
 	json_text(reply, "clocksource", text);
 }
 

@@ -6,10 +6,13 @@
 __extension__ typedef __int128 wide;
 
 /*
- * A reading was cut to a whole ns, and where the clock is a pvclock line so were its ticks to multiples of 2^-shift,
+ * A reading was cut to whole steps, and where the clock is a pvclock line so were its ticks to multiples of 2^-shift,
  * which is less than a ns again: the clock's straight line is at most this much above what it read.
  */
-#define CUT_NS 2
+static int64_t cut_ns(uint64_t step_ns)
+{
+	return (int64_t)step_ns + 1;
+}
 
 /* The straight line is at or below (x, y), or at or above. Relative to one window, so that differences are small. */
 struct point {
@@ -67,14 +70,14 @@ static wide ceil_ratio(wide numerator, wide denominator)
 	return -floor_ratio(-numerator, denominator);
 }
 
-static struct points make_points(const struct window *windows, size_t count, const struct window *origin)
+static struct points make_points(const struct window *windows, size_t count, const struct window *origin, uint64_t step_ns)
 {
 	struct points points = { .count = count };
 
 	for (size_t i = 0; i < count; i++) {
 		int64_t y = (int64_t)(windows[i].ns - origin->ns);
 
-		points.above[i] = (struct point){ (int64_t)(windows[i].before - origin->before), y + CUT_NS };
+		points.above[i] = (struct point){ (int64_t)(windows[i].before - origin->before), y + cut_ns(step_ns) };
 		points.below[i] = (struct point){ (int64_t)(windows[i].after - origin->before), y };
 	}
 	return points;
@@ -153,16 +156,16 @@ static struct measured measured_between(wide low, wide high)
 }
 
 struct measured shift_measure(const struct window *before, size_t before_count, const struct window *after,
-			      size_t after_count, const uint64_t *at)
+			      size_t after_count, const uint64_t *at, uint64_t step_ns)
 {
 	const struct window *best = after;
 	struct points points;
 
 	if (before_count < 2 || after_count == 0 || before_count > SHIFT_WINDOWS || after_count > SHIFT_WINDOWS)
 		return (struct measured){ .known = false };
-	points = make_points(before, before_count, before);
+	points = make_points(before, before_count, before, step_ns);
 	if (at != NULL) {
-		struct points later = make_points(after, after_count, before);
+		struct points later = make_points(after, after_count, before, step_ns);
 		struct bounds would, is;
 
 		would = predict(&points, (int64_t)(*at - before->before));
@@ -181,11 +184,11 @@ struct measured shift_measure(const struct window *before, size_t before_count, 
 
 		if (!early.known || !late.known)
 			return (struct measured){ .known = false };
-		return measured_between(ns - late.high, ns + CUT_NS - early.low);
+		return measured_between(ns - late.high, ns + cut_ns(step_ns) - early.low);
 	}
 }
 
-bool shift_rate(const struct window *windows, size_t count, double *ns_per_tick, double *error_ppb)
+bool shift_rate(const struct window *windows, size_t count, uint64_t step_ns, double *ns_per_tick, double *error_ppb)
 {
 	double least = 0, most = 0;
 	bool known = false;
@@ -193,7 +196,7 @@ bool shift_rate(const struct window *windows, size_t count, double *ns_per_tick,
 
 	if (count < 2 || count > SHIFT_WINDOWS)
 		return false;
-	points = make_points(windows, count, windows);
+	points = make_points(windows, count, windows, step_ns);
 	for (size_t i = 0; i < count; i++)
 		for (size_t j = 0; j < count; j++) {
 			/*
