@@ -5,6 +5,7 @@
  */
 #include "check.h"
 
+#include <pvclock/hyperv.h>
 #include <pvclock/page.h>
 
 /* A version that stays odd ends the reader after so many tries, and a fuzzer meets one in every second input. */
@@ -14,6 +15,7 @@
 
 #include "../src/guest/guard.c"
 #include "../src/guest/stopped.c"
+#include "../src/page/hyperv.c"
 #include "../src/page/read.c"
 #include "../src/page/write.c"
 
@@ -151,6 +153,36 @@ static void check_wall_clock(const struct input *input)
 	check(ns == (uint64_t)(uint32_t)(input->ns / 1000000000u) * 1000000000u + input->ns % 1000000000u);
 }
 
+static void check_hyperv(const struct input *input)
+{
+	const struct pvclock_hyperv_line hyperv = { input->tsc, (int64_t)input->ns };
+	struct pvclock_hyperv_page before, after;
+	struct pvclock_hyperv_snapshot copy;
+	enum pvclock_read result;
+	struct arena arena;
+	size_t offset;
+	void *at = place(&arena, input, &offset);
+	uint32_t next;
+
+	memcpy(&before, at, sizeof(before));
+	result = pvclock_hyperv_page_read(at, &copy);
+	if (before.sequence == 0 || before.sequence == UINT32_MAX)
+		check(result == PVCLOCK_READ_INVALID && !copy.sequence && !copy.hyperv.scale && !copy.hyperv.offset);
+	else
+		check(result == PVCLOCK_READ_OK && copy.sequence == before.sequence && copy.hyperv.scale == before.scale &&
+		      copy.hyperv.offset == before.offset);
+
+	next = pvclock_hyperv_page_write(at, &hyperv, input->mul);
+	check_around(&arena, offset, sizeof(input->page));
+	check(memcmp((uint8_t *)at + sizeof(after), input->page + sizeof(after), sizeof(input->page) - sizeof(after)) == 0);
+	memcpy(&after, at, sizeof(after));
+	check(next != 0 && next != UINT32_MAX && next != input->mul && after.sequence == next && after.reserved == before.reserved);
+	check(after.scale == hyperv.scale && after.offset == hyperv.offset);
+	pvclock_hyperv_page_withdraw(at);
+	after.sequence = 0;
+	check(memcmp(at, &after, sizeof(after)) == 0);
+}
+
 static void check_guard(const struct input *input)
 {
 	_Atomic uint64_t last = input->at;
@@ -170,6 +202,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	check_read(&input);
 	check_write(&input);
 	check_wall_clock(&input);
+	check_hyperv(&input);
 	check_guard(&input);
 	return 0;
 }

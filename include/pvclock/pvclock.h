@@ -6,6 +6,7 @@
 #include <pvclock/clock.h>
 #include <pvclock/deadline.h>
 #include <pvclock/guest.h>
+#include <pvclock/hyperv.h>
 #include <pvclock/interface.h>
 #include <pvclock/kvm.h>
 #include <pvclock/line.h>

@@ -2,7 +2,7 @@
 /* source_page_read.c - what the two hypervisors' pages say: each as a clock in ns, and as a slope. */
 #include "source.h"
 
-#include <pvclock/page.h>
+#include <pvclock/hyperv.h>
 
 #include <errno.h>
 
@@ -61,32 +61,23 @@ const struct pvclock_page_form pvclock_page_form_kvm = {
 
 #define NS_PER_UNIT 100
 
-/* TLFS 12.7.1. While its writer writes, and where the page is no clock, sequence is 0. */
-struct hyperv_page {
-	uint32_t sequence, reserved;
-	uint64_t scale, offset;
-};
-
-/* Long for a writer, short for a reader: about a millisecond. */
+/* While its writer writes the page is no clock either. Long for a writer, short for a reader: about a millisecond. */
 #define HYPERV_TRIES 20000u
 
-static int read_hyperv(const void *address, struct pvclock_page_copy *copy, const char **why)
+static int read_hyperv(const void *page, struct pvclock_page_copy *copy, const char **why)
 {
-	const struct hyperv_page *page = address;
+	struct pvclock_hyperv_snapshot snapshot;
 
 	for (unsigned int i = 0; i < HYPERV_TRIES; i++) {
-		uint32_t sequence = pvclock_load_acquire_u32(&page->sequence);
-		struct pvclock_hyperv_line hyperv;
-
-		hyperv.scale = pvclock_load_relaxed_u64(&page->scale);
-		hyperv.offset = (int64_t)pvclock_load_relaxed_u64(&page->offset);
-		pvclock_fence_acquire();
-		/* all ones marked an invalid page in the first editions, and is no sequence in the later ones */
-		if (sequence != 0 && sequence != UINT32_MAX && pvclock_load_relaxed_u32(&page->sequence) == sequence) {
-			*copy = (struct pvclock_page_copy){ .version = sequence, .hyperv = hyperv };
+		switch (pvclock_hyperv_page_read(page, &snapshot)) {
+		case PVCLOCK_READ_OK:
+			*copy = (struct pvclock_page_copy){ .version = snapshot.sequence, .hyperv = snapshot.hyperv };
 			return 0;
+		case PVCLOCK_READ_BUSY:
+			return -EBUSY;
+		default:
+			pvclock_relax();
 		}
-		pvclock_relax();
 	}
 	*why = "is marked invalid (its sequence is 0)";
 	return -ENOTSUP;

@@ -36,6 +36,7 @@ static void observe_fence(memory_order order);
 #define atomic_store_explicit(address, value, order) observe_store(address, sizeof(*(address)), value, order)
 #define atomic_thread_fence(order) observe_fence(order)
 
+#include "../../src/page/hyperv.c"
 #include "../../src/page/read.c"
 #include "../../src/page/write.c"
 #include <pvclock/guest.h>
@@ -143,6 +144,20 @@ static bool read_wall_clock(void)
 	return pvclock_wall_clock_read(memory, &ns) != PVCLOCK_READ_BUSY;
 }
 
+static void write_hyperv(uint64_t n)
+{
+	struct pvclock_hyperv_line hyperv = { n * 0x100000001u, (int64_t)(n * 0x300000003u) };
+
+	pvclock_hyperv_page_write(memory, &hyperv, (uint32_t)n);
+}
+
+static bool read_hyperv(void)
+{
+	struct pvclock_hyperv_snapshot snapshot;
+
+	return pvclock_hyperv_page_read(memory, &snapshot) == PVCLOCK_READ_OK;
+}
+
 #if defined(__x86_64__) || defined(__i386__)
 static bool read_clock(void)
 {
@@ -157,13 +172,22 @@ static const struct subject {
 	void (*write)(uint64_t n);
 	bool (*read)(void);
 	unsigned int first, last; /* words of the body */
+	unsigned int step;        /* what a write adds to the version: 2, and odd is open; 1, and 0 is */
+	unsigned int begun;       /* the version before: one that a reader takes, or the first write needs no order */
 } subjects[] = {
-	{ "pvclock_page_write, pvclock_page_read", write_page, read_page, 2, 7 },
-	{ "pvclock_wall_clock_write, pvclock_wall_clock_read", write_wall_clock, read_wall_clock, 1, 2 },
+	{ "pvclock_page_write, pvclock_page_read", write_page, read_page, 2, 7, 2, 0 },
+	{ "pvclock_wall_clock_write, pvclock_wall_clock_read", write_wall_clock, read_wall_clock, 1, 2, 2, 0 },
+	{ "pvclock_hyperv_page_write, pvclock_hyperv_page_read", write_hyperv, read_hyperv, 2, 5, 1, 1 },
 #if defined(__x86_64__) || defined(__i386__)
-	{ "pvclock_page_write, pvclock_read_clock", write_page, read_clock, 2, 7 },
+	{ "pvclock_page_write, pvclock_read_clock", write_page, read_clock, 2, 7, 2, 0 },
 #endif
 };
+
+/* The store that closes a write. */
+static bool closes(const struct subject *subject, uint32_t version)
+{
+	return subject->step == 2 ? (version & 1) == 0 : version != 0;
+}
 
 /* --- every outcome -------------------------------------------------------------------- */
 
@@ -213,7 +237,7 @@ static void judge(struct machine *machine, const struct outcome *outcome)
 		unsigned int seen = outcome->seen[i];
 
 		if (machine->loads[i].word == 0)
-			version[versions++] = seen ? machine->stores[seen - 1].value : 0;
+			version[versions++] = seen ? machine->stores[seen - 1].value : machine->subject->begun;
 		else
 			writes[bodies++] = seen ? machine->stores[seen - 1].write : 0;
 	}
@@ -222,8 +246,8 @@ static void judge(struct machine *machine, const struct outcome *outcome)
 	if (!reader_accepts(machine, version))
 		return;
 	machine->accepted++;
-	/* each write adds 2 to the version */
-	machine->mixed += writes[0] != writes[1] || version[0] != 2 * writes[0];
+	/* each write adds as much to the version */
+	machine->mixed += writes[0] != writes[1] || version[0] != machine->subject->begun + machine->subject->step * writes[0];
 }
 
 static void explore(struct machine *machine, unsigned int stored, unsigned int loaded, const struct outcome *outcome)
@@ -278,7 +302,7 @@ static void project(struct machine *machine, const struct trace *trace, unsigned
 			for (unsigned int j = 0; j < n; j++)
 				if (event->release || kept[j]->word == event->word || fences[j] != releases_seen)
 					machine->stores[n].before |= 1u << j;
-			write += event->word == 0 && (event->value & 1) == 0;
+			write += event->word == 0 && closes(machine->subject, event->value);
 		} else {
 			n = machine->load_count++;
 			assert_true(n < MAX_LOADS);
@@ -315,6 +339,7 @@ static void run(struct machine *machine, const struct trace *stores, const struc
 static void record_subject(const struct subject *subject, struct trace *stores, struct trace *loads)
 {
 	memset(memory, 0, sizeof(memory));
+	memory[0] = subject->begun;
 	memset(stores, 0, sizeof(*stores));
 	memset(loads, 0, sizeof(*loads));
 	recording = stores;
@@ -328,7 +353,7 @@ static void record_subject(const struct subject *subject, struct trace *stores, 
 		const struct event *event = &stores->events[i];
 
 		if (event->kind == STORE && event->word == 0)
-			odd = event->value & 1;
+			odd = !closes(subject, event->value);
 		assert_true(event->kind != LOAD || event->word == 0 || odd);
 	}
 	/* otherwise a writer's own loads order nothing here */

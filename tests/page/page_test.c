@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <pvclock/hyperv.h>
 #include <pvclock/page.h>
 #include <string.h>
 #include <time.h>
@@ -326,11 +327,49 @@ static void writes_the_suspend_page(void **state)
 	assert_string_equal(pvclock_cause_name((enum pvclock_cause)77), "?");
 }
 
+/* The bytes of the TLFS, and the sequence's edges. */
+static void writes_the_hyperv_page(void **state)
+{
+	static const uint8_t image[24] = {
+		0x08, 0, 0, 0, GUARD, GUARD, GUARD, GUARD,      /* sequence; what is reserved is left alone */
+		0x08, 0x07, 0x06, 0x05, 0x04, 0x03, 0x02, 0x01, /* scale */
+		0xf8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, /* offset */
+	};
+	static const struct {
+		uint32_t last, next;
+	} edges[] = { { 0, 1 }, { 1, 2 }, { UINT32_MAX - 2, UINT32_MAX - 1 }, { UINT32_MAX - 1, 1 }, { UINT32_MAX, 1 } };
+	const struct pvclock_hyperv_line hyperv = { 0x0102030405060708u, -8 };
+	struct pvclock_hyperv_snapshot read;
+	struct arena arena;
+	uint8_t *page = arena.bytes + 64 + 4;
+
+	(void)state;
+	memset(arena.bytes, GUARD, sizeof(arena.bytes));
+	set_u32(page, 0, 0x12345678); /* whoever wrote that: it is not gone on from */
+	assert_int_equal(pvclock_hyperv_page_write(page, &hyperv, 7), 8);
+	assert_memory_equal(page, image, sizeof(image));
+	assert_guards(&arena, 4, sizeof(image));
+	assert_int_equal(pvclock_hyperv_page_read(page, &read), PVCLOCK_READ_OK);
+	assert_true(read.sequence == 8 && read.hyperv.scale == hyperv.scale && read.hyperv.offset == -8);
+	for (size_t i = 0; i < sizeof(edges) / sizeof(*edges); i++) {
+		assert_int_equal(pvclock_hyperv_page_write(page, &hyperv, edges[i].last), edges[i].next);
+		assert_int_equal(get_u32(page, 0), edges[i].next);
+		assert_true(pvclock_hyperv_sequence_valid(edges[i].next));
+	}
+	pvclock_hyperv_page_withdraw(page);
+	assert_int_equal(pvclock_hyperv_page_read(page, &read), PVCLOCK_READ_INVALID);
+	assert_true(read.sequence == 0 && read.hyperv.scale == 0 && read.hyperv.offset == 0);
+	assert_memory_equal(page + 4, image + 4, sizeof(image) - 4); /* that alone: a guest may look at the rest */
+	set_u32(page, 0, UINT32_MAX);
+	assert_int_equal(pvclock_hyperv_page_read(page, &read), PVCLOCK_READ_INVALID);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(writes_the_abi),
 		cmocka_unit_test(writes_the_suspend_page),
+		cmocka_unit_test(writes_the_hyperv_page),
 		cmocka_unit_test(reads_back_what_was_written),
 		cmocka_unit_test(names_invalid_pages),
 		cmocka_unit_test(gives_up_on_an_odd_version),
