@@ -11,6 +11,7 @@
 #include "verdict.h"
 
 #define PAGE "\"page\":{\"tsc\":%llu,\"ns\":%llu,\"mul\":2147483648,\"shift\":0,\"flags\":%d}" /* half a ns per tick */
+#define UNITS "\"page\":{\"tsc\":%d,\"ns\":%d,\"mul\":2147483648,\"shift\":0,\"flags\":1,\"scale\":%lld,\"offset\":%lld}"
 
 static json_t *parse(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -260,6 +261,20 @@ static void test_log(void **state)
 	assert_string_equal(verdict.lost, "the slope"); /* a VM that began here has lost nothing */
 }
 
+/* Of one scale all the way is counted in offsets, whatever line is nearest. */
+static void test_units(void **state)
+{
+	struct verdict verdict = { 0 };
+
+	(void)state;
+	meet(&verdict, parse("{" UNITS "}", 1000, 5000, 92233720368547758LL, -70LL));
+	assert_int_equal(verdict_unit_ns(&verdict), 100);
+	assert_true(feed(&verdict, parse("{\"page_known\":true,\"page_jump_ns\":-300," UNITS "}", 9000, 8777, 92233720368547758LL, -73LL)));
+	assert_int_equal(verdict.jump_max, 300);
+	assert_int_equal(verdict_total(&verdict), -300);
+	assert_true(verdict_stable(&verdict));
+}
+
 static void test_line(void **state)
 {
 	struct pvclock_line line;
@@ -294,6 +309,7 @@ int main(void)
 		cmocka_unit_test(test_blackout),
 		cmocka_unit_test(test_drift),
 		cmocka_unit_test(test_log),
+		cmocka_unit_test(test_units),
 		cmocka_unit_test(test_line),
 	};
 

@@ -190,6 +190,37 @@ static void the_ends_of_the_range_saturate(void **state)
 	assert_int_equal(line_difference(&twice, &once, NULL).jump, 2);
 }
 
+/* Readings of one scale are apart by their offsets, at every tick; of two, by what they read at that tick. */
+static void hyperv_pages_differ_in_units(void **state)
+{
+	struct pvclock_hyperv_line old = { .scale = UINT64_C(71054033000000000), .offset = -5000 }, new = old;
+	struct difference found;
+
+	(void)state;
+	assert_true(difference_is_none(&(struct difference){ .same_slope = true }));
+	found = hyperv_difference(&old, &new, UINT64_C(1) << 50);
+	assert_true(difference_is_none(&found));
+	new.offset -= 3;
+	found = hyperv_difference(&old, &new, UINT64_C(1) << 50);
+	assert_true(found.same_slope);
+	assert_int_equal(found.jump, -300);
+	assert_int_equal(found.low, -300);
+	assert_int_equal(found.high, -300);
+	for (int round = 0; round < 1000; round++) {
+		uint64_t tick = below(UINT64_C(1) << 55);
+		int64_t units;
+
+		new = (struct pvclock_hyperv_line){ old.scale + 1 + below(1u << 30), (int64_t)below(1u << 20) };
+		/* 128 bits hold both products */
+		units = (int64_t)(((__extension__(unsigned __int128)tick * new.scale) >> 64) - ((__extension__(unsigned __int128)tick * old.scale) >> 64)) +
+			new.offset - old.offset;
+		found = hyperv_difference(&old, &new, tick);
+		assert_false(found.same_slope);
+		assert_int_equal(found.jump, units * 100);
+		assert_true(fabs(found.rate_ppb - (double)(new.scale - old.scale) / (double)old.scale * 1e9) < 1e-3);
+	}
+}
+
 /* --- shifts ---------------------------------------------------------------------------------- */
 
 /* A clock of 64-bit fixed point, cut to whole ns as a kernel does. */
@@ -246,6 +277,26 @@ static void the_true_shift_is_within_what_is_said(void **state)
 		assert_true((double)found.within <
 			    200 + 400 * (1 + (double)gap / ((double)windows * 26000000)) * clock.slope);
 	}
+}
+
+/* Hyper-V's clock reads up to 99 ns less than it is: before, nothing was cut off, and afterwards all of that. The clock did not move. */
+static void steps_are_allowed_for(void **state)
+{
+	struct window before[64], after[8];
+	struct measured found;
+
+	(void)state;
+	for (size_t i = 0; i < 64; i++) /* 1 ns a tick */
+		before[i] = (struct window){ .before = i * 1000000, .after = i * 1000000 + 20, .ns = i * 1000000 };
+	for (size_t i = 0; i < 8; i++)
+		after[i] = (struct window){ .before = 64000079 + i * 1000000, .after = 64000099 + i * 1000000, .ns = 64000000 + i * 1000000 };
+	found = shift_measure(before, 64, after, 8, NULL, PVCLOCK_HYPERV_UNIT_NS);
+	assert_true(found.known);
+	assert_true(llabs(found.ns) <= found.within);
+	assert_in_range(found.within, 100, 300);
+	found = shift_measure(before, 64, after, 8, NULL, 1); /* as it would have to, of a clock of 1 ns */
+	assert_true(found.known);
+	assert_true(llabs(found.ns) > found.within);
 }
 
 /*
@@ -376,6 +427,8 @@ int main(void)
 		cmocka_unit_test(a_new_rate_is_judged_at_the_new_anchor),
 		cmocka_unit_test(the_ends_of_the_range_saturate),
 		cmocka_unit_test(the_true_shift_is_within_what_is_said),
+		cmocka_unit_test(hyperv_pages_differ_in_units),
+		cmocka_unit_test(steps_are_allowed_for),
 		cmocka_unit_test(one_sided_readings_do_not_fool_it),
 		cmocka_unit_test(a_new_rate_is_measured_at_a_tick),
 		cmocka_unit_test(a_tsc_that_went_back_is_measured_too),
