@@ -132,6 +132,13 @@ static const struct field of_record[] = {
 	{ "policy", 176, 4, 0 },
 	{ "suspend interrupt", 244, 8, 0 },
 	{ "suspend page address", 252, 8, 0 },
+	{ "re-enlightenment control", 268, 8, 0 },
+	{ "TSC emulation control", 276, 8, 0 },
+	{ "TSC emulation status", 284, 8, 0 },
+	{ "invariant TSC control", 292, 8, 0 },
+	{ "TSC page has the sequence", 316, 4, 0 },
+	{ "nested interrupt", 320, 8, 0 },
+	{ "nested page address", 328, 8, 0 },
 };
 
 static const struct field of_vcpu[] = {
@@ -178,7 +185,7 @@ static bool mend_vcpu(const char *text, uint8_t *bytes, size_t fixed, size_t eac
 static bool mend(const char *text, uint8_t *bytes, size_t *size)
 {
 	bool old = bytes[8] == 1;
-	size_t fixed = old ? 116 : 260, each = old ? 36 : 84, vcpus;
+	size_t fixed = old ? 116 : 336, each = old ? 36 : 84, vcpus;
 
 	if (strstr(text, "vCPUs")) {
 		vcpus = (*size - fixed) / each; /* room for none: any other count is refused in other words */

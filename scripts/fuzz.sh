@@ -14,6 +14,7 @@ one() { # TARGET
 	if [ "$name" = fuzz-record ]; then # sealed, agreeing, of either version (fuzz/record.c)
 		{ printf "\007"; cat tests/host/golden/record-1.bin; } >"out/fuzz/$name/record-1"
 		{ printf "\005"; cat tests/host/golden/record-2.bin; } >"out/fuzz/$name/record-2"
+		{ printf "\005"; cat tests/host/golden/record-4.bin; } >"out/fuzz/$name/record-4"
 	fi
 	if "$1" -max_total_time="$seconds" -timeout=5 -print_final_stats=1 -artifact_prefix="out/fuzz/$name-" \
 	    "out/fuzz/$name" >"out/fuzz/$name.log" 2>&1; then

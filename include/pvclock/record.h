@@ -14,9 +14,9 @@ extern "C" {
 
 /*
  * What is written. Version 1, which knew one host only, is read: its policy is the default, its times but one unknown. So is version 2,
- * which knew nothing of pvclock/interface.h.
+ * which knew nothing of pvclock/interface.h, and version 3, which knew nothing of Hyper-V's clock.
  */
-#define PVCLOCK_RECORD_VERSION 3u
+#define PVCLOCK_RECORD_VERSION 4u
 #define PVCLOCK_RECORD_VCPUS_MAX 4096u
 
 struct pvclock_record_vcpu {
@@ -47,6 +47,11 @@ struct pvclock_record {
 	struct pvclock_policy policy;
 	struct pvclock_account account;
 	uint64_t suspend_control, suspend_msr; /* MSRs of pvclock/interface.h; 0: the guest is not told */
+	/* MSRs of Hyper-V's clock, as the guest wrote them; 0: unused */
+	uint64_t hyperv_tsc_page, hyperv_reenlightenment, hyperv_emulation_control, hyperv_emulation_status, hyperv_invariant;
+	struct pvclock_hyperv_line hyperv; /* reference time as the guest was last told it; scale 0: never */
+	uint32_t hyperv_sequence;          /* the last one that the page had; 0: none */
+	uint64_t nested_control, nested_msr; /* MSRs of pvclock/interface.h; 0: unused */
 	uint32_t vcpu_count;
 	struct pvclock_record_vcpu *vcpus; /* by ascending index; owned by the record */
 };

@@ -4,7 +4,7 @@
  * is read; one check of the ranges serves both too, so that nothing is written that would be refused.
  *
  *   0  8  magic "PVCLKREC"         all little-endian
- *   8  4  version (3; 1 and 2 are read)
+ *   8  4  version (4; 1 to 3 are read)
  *  12  4  length of the whole in bytes
  *  16  4  CRC-32 (IEEE 802.3) of the whole with these four bytes zero
  *  20     the fields, in the order of walk_record(), then vcpu_count times those of walk_vcpu()
@@ -27,7 +27,7 @@
 /* By version: header and walk_record(), and walk_vcpu(). */
 static const struct {
 	size_t fixed, vcpu;
-} sizes[PVCLOCK_RECORD_VERSION + 1] = { [1] = { 116, 36 }, [2] = { 236, 52 }, [3] = { 260, 84 } };
+} sizes[PVCLOCK_RECORD_VERSION + 1] = { [1] = { 116, 36 }, [2] = { 236, 52 }, [3] = { 260, 84 }, [4] = { 336, 84 } };
 
 #define FLAG_STABLE 1u
 #define FLAG_OLD_MSRS 1u
@@ -137,6 +137,21 @@ static void walk_account(struct cursor *cursor, struct pvclock_account *account)
 	account->moved_ticks = (int64_t)moved;
 }
 
+static void walk_hyperv(struct cursor *cursor, struct pvclock_record *record)
+{
+	uint64_t offset = (uint64_t)record->hyperv.offset;
+
+	walk_u64(cursor, &record->hyperv_tsc_page);
+	walk_u64(cursor, &record->hyperv_reenlightenment);
+	walk_u64(cursor, &record->hyperv_emulation_control);
+	walk_u64(cursor, &record->hyperv_emulation_status);
+	walk_u64(cursor, &record->hyperv_invariant);
+	walk_u64(cursor, &record->hyperv.scale);
+	walk_u64(cursor, &offset);
+	record->hyperv.offset = (int64_t)offset;
+	walk_u32(cursor, &record->hyperv_sequence);
+}
+
 static void walk_record(struct cursor *cursor, struct pvclock_record *record, struct small_fields *small)
 {
 	small->flags = record->stable ? FLAG_STABLE : 0;
@@ -165,6 +180,11 @@ static void walk_record(struct cursor *cursor, struct pvclock_record *record, st
 		walk_u64(cursor, &record->account.error_ns);
 		walk_u64(cursor, &record->suspend_control);
 		walk_u64(cursor, &record->suspend_msr);
+	}
+	if (cursor->version >= 4) {
+		walk_hyperv(cursor, record);
+		walk_u64(cursor, &record->nested_control);
+		walk_u64(cursor, &record->nested_msr);
 	}
 }
 
@@ -232,6 +252,26 @@ static bool check_time(const struct pvclock_host_time *time, struct pvclock_reas
 	return true;
 }
 
+/* What no guest can have made it (hyperv.c). Any value of the page's MSR can be. */
+static bool check_hyperv(const struct pvclock_record *record, struct pvclock_reason *reason)
+{
+	/* with the vector, the enable bit and the target VP where our own controls have them */
+	if (!pvclock_interface_check(PVCLOCK_MSR_SUSPEND_CONTROL, record->hyperv_reenlightenment))
+		return REFUSE(reason, "The record's re-enlightenment control, 0x%" PRIx64 ", is none that a guest can write.",
+			      record->hyperv_reenlightenment);
+	if (record->hyperv_emulation_control > 1)
+		return REFUSE(reason, "The record's TSC emulation control, 0x%" PRIx64 ", has more than bit 0.",
+			      record->hyperv_emulation_control);
+	if (record->hyperv_emulation_status > record->hyperv_emulation_control)
+		return REFUSE(reason, "The record's TSC emulation status is 0x%" PRIx64 " where the control is 0x%" PRIx64 "; 1 needs 1.",
+			      record->hyperv_emulation_status, record->hyperv_emulation_control);
+	if (record->hyperv_invariant > 1)
+		return REFUSE(reason, "The record's invariant TSC control, 0x%" PRIx64 ", has more than bit 0.", record->hyperv_invariant);
+	if (record->hyperv_sequence == UINT32_MAX)
+		return REFUSE(reason, "The record's TSC page has the sequence 0x%x, which none has.", record->hyperv_sequence);
+	return true;
+}
+
 static bool check_record(const struct pvclock_record *record, struct pvclock_reason *reason)
 {
 	if (!pvclock_line_valid(&record->line))
@@ -248,6 +288,13 @@ static bool check_record(const struct pvclock_record *record, struct pvclock_rea
 	if (!pvclock_interface_check(PVCLOCK_MSR_SUSPEND_CONTROL, record->suspend_control))
 		return REFUSE(reason, "The record's suspend interrupt, 0x%" PRIx64 ", is none that a guest can ask for.",
 			      record->suspend_control);
+	if (record->nested_msr % 4096 > PVCLOCK_MSR_ENABLE)
+		return REFUSE(reason, "The record's nested page address 0x%" PRIx64 " is not 4096-byte aligned.", record->nested_msr);
+	if (!pvclock_interface_check(PVCLOCK_MSR_SUSPEND_CONTROL, record->nested_control))
+		return REFUSE(reason, "The record's nested interrupt, 0x%" PRIx64 ", is none that a guest can ask for.",
+			      record->nested_control);
+	if (!check_hyperv(record, reason))
+		return false;
 	if (!check_tsc(&record->reference, "its line", reason) || !check_host(record, reason) ||
 	    !check_time(&record->time, reason))
 		return false;

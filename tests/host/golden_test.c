@@ -3,9 +3,9 @@
  * golden_test.c - P6: what one release saved, the next restores. golden/record-N.bin was written by the code of version N, and is never
  * written again; each is read here, and every field compared.
  *
- * Version 4: raise PVCLOCK_RECORD_VERSION and add its fields at the end of the walks in record_codec.c; decode says what an older
- * version means by their absence. Copy version_3() to version_4(), with the new fields in it; version_3() gets what an old record
- * is read as. Run this test once with GOLDEN_WRITE=golden/record-4.bin, and commit that file. Only the newest version is written, so
+ * Version 5: raise PVCLOCK_RECORD_VERSION and add its fields at the end of the walks in record_codec.c; decode says what an older
+ * version means by their absence. Copy version_4() to version_5(), with the new fields in it; version_4() gets what an old record
+ * is read as. Run this test once with GOLDEN_WRITE=golden/record-5.bin, and commit that file. Only the newest version is written, so
  * p6_the_newest_is_written moves on to it; those before are only read.
  */
 #include <pvclock/record.h>
@@ -117,6 +117,23 @@ static struct pvclock_record version_3(struct pvclock_record_vcpu vcpus[3])
 	return record;
 }
 
+/* Version 4: a guest that uses Hyper-V's clock, and is a host itself. */
+static struct pvclock_record version_4(struct pvclock_record_vcpu vcpus[3])
+{
+	struct pvclock_record record = version_3(vcpus);
+
+	record.hyperv_tsc_page = 0x1234a7ff;
+	record.hyperv_reenlightenment = 0x00000007000100f3;
+	record.hyperv_emulation_control = 1;
+	record.hyperv_emulation_status = 1;
+	record.hyperv_invariant = 1;
+	record.hyperv = (struct pvclock_hyperv_line){ 0x09d89d89d89d89d9, -0x1122334455667788 };
+	record.hyperv_sequence = 0xfffffffe;
+	record.nested_control = 0x0000000300010061;
+	record.nested_msr = 0x123456789abcd001;
+	return record;
+}
+
 #define same(field) assert_int_equal(read->field, expected->field)
 
 static void same_tsc(const struct pvclock_tsc_transform *read, const struct pvclock_tsc_transform *expected)
@@ -171,6 +188,16 @@ static void same_record(const struct pvclock_record *read, const struct pvclock_
 	same_policy_and_account(read, expected);
 	same(suspend_control);
 	same(suspend_msr);
+	same(hyperv_tsc_page);
+	same(hyperv_reenlightenment);
+	same(hyperv_emulation_control);
+	same(hyperv_emulation_status);
+	same(hyperv_invariant);
+	same(hyperv.scale);
+	same(hyperv.offset);
+	same(hyperv_sequence);
+	same(nested_control);
+	same(nested_msr);
 	same(vcpu_count);
 	for (uint32_t i = 0; i < expected->vcpu_count; i++) {
 		same(vcpus[i].index);
@@ -227,11 +254,20 @@ static void p6_version_3_is_read(void **state)
 	reads("record-3.bin", &expected);
 }
 
+static void p6_version_4_is_read(void **state)
+{
+	struct pvclock_record_vcpu vcpus[3];
+	struct pvclock_record expected = version_4(vcpus);
+
+	(void)state;
+	reads("record-4.bin", &expected);
+}
+
 /* The bytes do not change while the version does not. */
 static void p6_the_newest_is_written(void **state)
 {
 	struct pvclock_record_vcpu vcpus[3];
-	struct pvclock_record record = version_3(vcpus);
+	struct pvclock_record record = version_4(vcpus);
 	struct pvclock_reason reason;
 	uint8_t golden[BYTES_MAX], written[BYTES_MAX];
 	const char *path = getenv("GOLDEN_WRITE");
@@ -246,9 +282,9 @@ static void p6_the_newest_is_written(void **state)
 		if (!file || fwrite(written, 1, (size_t)length, file) != (size_t)length || fclose(file))
 			fail_msg("cannot write %s", path);
 	}
-	assert_int_equal(length, read_golden("record-3.bin", golden));
+	assert_int_equal(length, read_golden("record-4.bin", golden));
 	assert_memory_equal(written, golden, (size_t)length);
-	assert_int_equal(PVCLOCK_RECORD_VERSION, 3);
+	assert_int_equal(PVCLOCK_RECORD_VERSION, 4);
 }
 
 int main(int argc, char **argv)
@@ -257,6 +293,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(p6_version_1_is_read),
 		cmocka_unit_test(p6_version_2_is_read),
 		cmocka_unit_test(p6_version_3_is_read),
+		cmocka_unit_test(p6_version_4_is_read),
 		cmocka_unit_test(p6_the_newest_is_written),
 	};
 

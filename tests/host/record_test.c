@@ -222,19 +222,28 @@ static void p6_fields_out_of_range_are_named(void **state)
 		{ "0 vCPUs", 112, { 0 }, 4 },
 		{ "vCPUs", 112, { 2 }, 4 },
 		{ "vCPUs", 112, { 255, 255, 255, 255 }, 4 },
-		{ "ascending", 260 + 84, { 0 }, 4 },
-		{ "vCPU 0 flags", 264, { 4 }, 4 },
-		{ "vCPU 0 a TSC ratio with 256 fraction bits", 292, { 0, 1 }, 4 },
-		{ "aligned", 268, { 3 }, 8 },
+		{ "ascending", 336 + 84, { 0 }, 4 },
+		{ "vCPU 0 flags", 340, { 4 }, 4 },
+		{ "vCPU 0 a TSC ratio with 256 fraction bits", 368, { 0, 1 }, 4 },
+		{ "aligned", 344, { 3 }, 8 },
 		{ "TAI offset", 136, { 0xe9, 3 }, 4 },        /* 1001 s */
 		{ "CLOCK_TAI", 136, { 37 }, 4 },            /* the machine has no TAI: both clocks are alike */
 		{ "policy", 176, { 0x20 }, 4 },
 		{ "suspend interrupt, 0x1000f", 244, { 15, 0, 1 }, 8 }, /* an exception's vector */
 		{ "suspend interrupt, 0x20042", 244, { 0x42, 0, 2 }, 8 },
 		{ "suspend page address 0x1005", 252, { 5, 0x10 }, 8 },
-		{ "deadline interrupt for vCPU 0, 0x100010050", 312, { 0x50, 0, 1, 0, 1 }, 8 },
-		{ "deadline for vCPU 0, 77 ns", 320, { 77 }, 8 },
-		{ "stolen time for vCPU 0, MSR 0x1021", 328, { 0x21, 0x10 }, 8 },
+		{ "re-enlightenment control, 0x1000f", 268, { 15, 0, 1 }, 8 },
+		{ "re-enlightenment control, 0x20042", 268, { 0x42, 0, 2 }, 8 },
+		{ "TSC emulation control, 0x2", 276, { 2 }, 8 },
+		{ "TSC emulation status is 0x1", 284, { 1 }, 8 }, /* of what is off */
+		{ "invariant TSC control, 0x3", 292, { 3 }, 8 },
+		{ "TSC page has the sequence 0xffffffff", 316, { 255, 255, 255, 255 }, 4 },
+		{ "nested interrupt, 0x1000f", 320, { 15, 0, 1 }, 8 },
+		{ "nested page address 0x10003", 328, { 3, 0, 1 }, 8 },
+		{ "nested page address 0x11008", 328, { 8, 0x10, 1 }, 8 },
+		{ "deadline interrupt for vCPU 0, 0x100010050", 388, { 0x50, 0, 1, 0, 1 }, 8 },
+		{ "deadline for vCPU 0, 77 ns", 396, { 77 }, 8 },
+		{ "stolen time for vCPU 0, MSR 0x1021", 404, { 0x21, 0x10 }, 8 },
 	};
 	struct machine *m = running_machine();
 	uint8_t good[1024], bytes[1024];
@@ -275,7 +284,7 @@ static void p6_too_short_is_not_called_cut_off(void **state)
 	expect_refused(bytes, 200);
 	pvclock_record_decode(bytes, 200, &record, &reason);
 	assert_int_equal(reason.code, PVCLOCK_REASON_RECORD_TRUNCATED);
-	assert_non_null(strstr(reason.text, "at least 260"));
+	assert_non_null(strstr(reason.text, "at least 336"));
 	machine_free(m);
 }
 

@@ -288,6 +288,14 @@ void make_record(struct pvclock_record *record, struct pvclock_record_vcpu *vcpu
 			     .moved_ticks = -8, .error_ns = 9 },
 		.suspend_control = 0x100010031,
 		.suspend_msr = 0x3001,
+		.hyperv_tsc_page = 0x7001,
+		.hyperv_reenlightenment = 0x200010051,
+		.hyperv_emulation_control = 1,
+		.hyperv_invariant = 1,
+		.hyperv = { 0x9d89d89d89d89d8, -271828 },
+		.hyperv_sequence = 12,
+		.nested_control = 0x300010061,
+		.nested_msr = 0x9001,
 		.vcpu_count = vcpu_count,
 		.vcpus = vcpus,
 	};
@@ -349,6 +357,15 @@ void make_wild_record(struct pvclock_record *record, struct pvclock_record_vcpu 
 						    (int64_t)pick_wide(), pick_wide() };
 	record->suspend_control = pick_control() | pick_wide() << 32;
 	record->suspend_msr = (pick_wide() & ~7ull) | (random_u64() & 1);
+	record->hyperv_tsc_page = pick_wide();
+	record->hyperv_reenlightenment = pick_control() | pick_wide() << 32;
+	record->hyperv_emulation_control = random_u64() & 1;
+	record->hyperv_emulation_status = record->hyperv_emulation_control & random_u64();
+	record->hyperv_invariant = random_u64() & 1;
+	record->hyperv = (struct pvclock_hyperv_line){ pick_wide(), (int64_t)pick_wide() };
+	record->hyperv_sequence = (uint32_t)random_u64() >> 1;
+	record->nested_control = pick_control() | pick_wide() << 32;
+	record->nested_msr = (pick_wide() & ~4095ull) | (random_u64() & 1);
 	for (uint32_t i = 0; i < record->vcpu_count; i++) {
 		record->vcpus[i].system_time_msr = pick_wide() & ~2ull;
 		record->vcpus[i].old_msrs = random_u64() & 1;

@@ -76,6 +76,12 @@ static bool is_clock(const char *path)
 	return strncmp(path, "line.", 5) == 0 || strncmp(path, "reference.", 10) == 0 || strcmp(path, "time.at") == 0;
 }
 
+/* An MSR of one bit. */
+static bool is_bit(const char *path)
+{
+	return strncmp(path, "hyperv_emulation_", 17) == 0 || strcmp(path, "hyperv_invariant") == 0;
+}
+
 /* Another valid value, as text. */
 static void another(const char *path, json_t *value, char *text, size_t size)
 {
@@ -89,8 +95,11 @@ static void another(const char *path, json_t *value, char *text, size_t size)
 		snprintf(text, size, "freeze");
 	else if (strcmp(json_string_value(value), "freeze") == 0)
 		snprintf(text, size, "advance");
+	else if (is_bit(path))
+		snprintf(text, size, "%s", strcmp(json_string_value(value), "0") == 0 ? "1" : "0");
 	else
-		snprintf(text, size, "%" PRIu64, (uint64_t)strtoull(json_string_value(value), NULL, 10) + 64); /* aligned as well */
+		snprintf(text, size, "%" PRIu64, (uint64_t)strtoull(json_string_value(value), NULL, 10) +
+			 (strcmp(path, "nested_msr") == 0 ? 4096 : 64)); /* aligned as well */
 }
 
 /* The edit says so in JSON, and nothing else changes there; and a person sees a difference. */
@@ -179,7 +188,7 @@ static void every_field_can_be_edited_and_is_shown(void **state)
 	ran = run("record", "show", "--json", in_folder("a"), NULL);
 	json = json_of(&ran);
 	/* as many as the structs have, but for vcpu_count */
-	assert_int_equal(edit_all("", json, json, shown), 38 + 2 * 13);
+	assert_int_equal(edit_all("", json, json, shown), 48 + 2 * 13);
 	json_decref(json);
 	free(shown);
 }
@@ -375,7 +384,7 @@ static size_t make_version_1(const struct pvclock_record *record, uint8_t *bytes
 	encode(record, whole, ROOM);
 	memcpy(bytes, whole, 116);
 	for (uint32_t i = 0; i < record->vcpu_count; i++)
-		memcpy(bytes + 116 + 36 * i, whole + 260 + 84 * i, 36);
+		memcpy(bytes + 116 + 36 * i, whole + 336 + 84 * i, 36);
 	bytes[8] = 1;
 	memcpy(bytes + 12, &length, 4);
 	memset(bytes + 16, 0, 4);
@@ -410,7 +419,11 @@ static void what_version_1_did_not_say_is_unknown(void **state)
 						  .estimated_error_ns = PVCLOCK_ERROR_UNKNOWN, .state = 5 };
 	record.policy = pvclock_policy_default();
 	record.account = (struct pvclock_account){ .error_ns = PVCLOCK_ERROR_UNKNOWN };
-	record.suspend_control = record.suspend_msr = 0;
+	record.suspend_control = record.suspend_msr = record.nested_control = record.nested_msr = 0;
+	record.hyperv_tsc_page = record.hyperv_reenlightenment = record.hyperv_emulation_control = record.hyperv_emulation_status =
+		record.hyperv_invariant = 0;
+	record.hyperv = (struct pvclock_hyperv_line){ 0 };
+	record.hyperv_sequence = 0;
 	for (uint32_t i = 0; i < 2; i++)
 		vcpus[i].tsc_adjust = vcpus[i].tsc_deadline = vcpus[i].deadline_control = vcpus[i].deadline_ns =
 			vcpus[i].steal_msr = vcpus[i].steal_ns = 0;

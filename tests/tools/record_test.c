@@ -83,7 +83,7 @@ static void a_damaged_file_has_one_sentence(void **state)
 	write_file(in_folder("a"), bytes, size);
 	ran = run("record", "check", in_folder("a"), NULL);
 	assert_int_equal(ran.code, 0);
-	assert_shows(&ran, "version 3, 2 vCPUs, 428 bytes: fine");
+	assert_shows(&ran, "version 4, 2 vCPUs, 504 bytes: fine");
 	/* what is no file at all */
 	ran = run("record", "show", in_folder("nowhere"), NULL);
 	assert_sentence(&ran, "No such file");
@@ -112,7 +112,7 @@ static void a_record_is_found_in_another_file(void **state)
 	write_file(in_folder("b"), file, whole);
 	ran = run("record", "check", in_folder("b"), NULL);
 	assert_int_equal(ran.code, 0);
-	assert_shows(&ran, "version 3 at byte 1237, 3 vCPUs");
+	assert_shows(&ran, "version 4 at byte 1237, 3 vCPUs");
 	ran = run("record", "show", "--json", in_folder("b"), NULL);
 	assert_string_equal(ran.out, plain);
 	free(plain);
@@ -162,7 +162,7 @@ static void a_guest_cannot_plant_a_record(void **state)
 	assert_int_equal(truncate(in_folder("a"), 100 << 20), 0);
 	ran = run("record", "check", in_folder("a"), NULL);
 	assert_int_equal(ran.code, 0);
-	assert_shows(&ran, "version 3 at byte 128, 2 vCPUs");
+	assert_shows(&ran, "version 4 at byte 128, 2 vCPUs");
 	/* its state is none that is known, so nothing is written into it */
 	ran = run("record", "edit", in_folder("a"), "policy.snapshot=advance", NULL);
 	assert_sentence(&ran, "another release");
@@ -271,6 +271,10 @@ static void show_tells_a_deadline_in_ns(void **state)
 	assert_shows(&ran, ": passed 1000 ticks before the save");
 	assert_shows(&ran, "2026-11-21T14:29:22.000000000 UTC");
 	assert_shows(&ran, "2026-11-21T14:29:59.000000000 TAI");
+	assert_shows(&ran, "TSC page at 0x7000, sequence 12");
+	assert_shows(&ran, "re-enlightenment: vector 0x51 of APIC 2");
+	assert_shows(&ran, "a new TSC is acknowledged (");
+	assert_shows(&ran, "told at 0x9000");
 }
 
 static void usage_errors_are_told(void **state)

@@ -61,6 +61,16 @@ static const struct field of_record[] = {
 	{ "account.error_ns", FIELD_U64, offsetof(struct pvclock_record, account.error_ns), "unknown" },
 	{ "suspend_control", FIELD_U64, offsetof(struct pvclock_record, suspend_control), NULL },
 	{ "suspend_msr", FIELD_U64, offsetof(struct pvclock_record, suspend_msr), NULL },
+	{ "hyperv_tsc_page", FIELD_U64, offsetof(struct pvclock_record, hyperv_tsc_page), NULL },
+	{ "hyperv_reenlightenment", FIELD_U64, offsetof(struct pvclock_record, hyperv_reenlightenment), NULL },
+	{ "hyperv_emulation_control", FIELD_U64, offsetof(struct pvclock_record, hyperv_emulation_control), NULL },
+	{ "hyperv_emulation_status", FIELD_U64, offsetof(struct pvclock_record, hyperv_emulation_status), NULL },
+	{ "hyperv_invariant", FIELD_U64, offsetof(struct pvclock_record, hyperv_invariant), NULL },
+	{ "hyperv.scale", FIELD_U64, offsetof(struct pvclock_record, hyperv.scale), NULL },
+	{ "hyperv.offset", FIELD_I64, offsetof(struct pvclock_record, hyperv.offset), NULL },
+	{ "hyperv_sequence", FIELD_U32, offsetof(struct pvclock_record, hyperv_sequence), NULL },
+	{ "nested_control", FIELD_U64, offsetof(struct pvclock_record, nested_control), NULL },
+	{ "nested_msr", FIELD_U64, offsetof(struct pvclock_record, nested_msr), NULL },
 };
 
 static const struct field of_vcpu[] = {

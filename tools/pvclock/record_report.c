@@ -173,6 +173,36 @@ static void print_suspend(const struct pvclock_record *record)
 	print_control("interrupt", record->suspend_control);
 }
 
+/* Hyper-V's clock, if the guest uses it. */
+static void print_hyperv(const struct pvclock_record *record)
+{
+	if (record->hyperv_tsc_page & PVCLOCK_MSR_ENABLE)
+		print_item("Hyper-V", "TSC page at 0x%" PRIx64 ", sequence %" PRIu32 " (MSR 0x40000021 is 0x%" PRIx64 ")",
+			   record->hyperv_tsc_page & ~(uint64_t)0xfff, record->hyperv_sequence, record->hyperv_tsc_page);
+	else if (record->hyperv_tsc_page || record->hyperv_sequence)
+		print_item("Hyper-V", "no TSC page (MSR 0x40000021 is 0x%" PRIx64 "), sequence %" PRIu32, record->hyperv_tsc_page,
+			   record->hyperv_sequence);
+	if (record->hyperv.scale || record->hyperv.offset)
+		print_item("", "reference time, 100 ns: guest TSC x %" PRIu64 " / 2^64, offset %" PRId64, record->hyperv.scale,
+			   record->hyperv.offset);
+	print_control("re-enlightenment", record->hyperv_reenlightenment); /* the target is a VP: here that is the APIC of its number */
+	if (record->hyperv_emulation_control)
+		print_item("", "a new TSC is acknowledged%s (controls 0x%" PRIx64 ", 0x%" PRIx64 ")",
+			   record->hyperv_emulation_status ? ", and one was not yet" : "", record->hyperv_emulation_control,
+			   record->hyperv_emulation_status);
+	if (record->hyperv_invariant)
+		print_item("", "invariant TSC (0x%" PRIx64 ")", record->hyperv_invariant);
+}
+
+static void print_nested(const struct pvclock_record *record)
+{
+	if (record->nested_msr & PVCLOCK_MSR_ENABLE)
+		print_item("nested", "told at 0x%" PRIx64, record->nested_msr - PVCLOCK_MSR_ENABLE);
+	else if (record->nested_msr || record->nested_control)
+		print_item("nested", "not told (0x%" PRIx64 ")", record->nested_msr);
+	print_control("interrupt", record->nested_control);
+}
+
 static void print_registration(const struct pvclock_record_vcpu *vcpu)
 {
 	unsigned int msr = vcpu->old_msrs ? PVCLOCK_MSR_SYSTEM_TIME_OLD : PVCLOCK_MSR_SYSTEM_TIME;
@@ -244,6 +274,8 @@ void print_record(const char *path, const struct record_file *file)
 	else
 		print_item("wall clock", "not registered");
 	print_suspend(record);
+	print_hyperv(record);
+	print_nested(record);
 	print_policy(&record->policy);
 	print_account(&record->account);
 	for (uint32_t i = 0; i < record->vcpu_count; i++)
