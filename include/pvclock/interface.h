@@ -30,7 +30,8 @@ extern "C" {
 
 #define PVCLOCK_FEATURE_DEADLINE (1u << 0) /* deadlines in ns of system time */
 #define PVCLOCK_FEATURE_SUSPEND (1u << 1)  /* time that passed without the guest */
-#define PVCLOCK_FEATURES (PVCLOCK_FEATURE_DEADLINE | PVCLOCK_FEATURE_SUSPEND)
+#define PVCLOCK_FEATURE_NESTED (1u << 2)   /* a guest that is a host is told when its line changes, and its guests' pages are made right */
+#define PVCLOCK_FEATURES (PVCLOCK_FEATURE_DEADLINE | PVCLOCK_FEATURE_SUSPEND | PVCLOCK_FEATURE_NESTED)
 
 /* --- MSRs ------------------------------------------------------------------------------------- */
 
@@ -48,7 +49,13 @@ extern "C" {
  */
 #define PVCLOCK_MSR_SUSPEND_CONTROL 0x50564302u
 #define PVCLOCK_MSR_SUSPEND 0x50564303u
-#define PVCLOCK_INTERFACE_MSRS 4u
+/*
+ * Of the VM. NESTED: the address of its struct pvclock_nested_page (nested.h), 4096-byte aligned, bit 0 enables; written again with the same
+ * value it says that the table there has changed. CONTROL: as SUSPEND_CONTROL, of the interrupt that says the generation has moved.
+ */
+#define PVCLOCK_MSR_NESTED_CONTROL 0x50564304u
+#define PVCLOCK_MSR_NESTED 0x50564305u
+#define PVCLOCK_INTERFACE_MSRS 6u
 
 #define PVCLOCK_CONTROL_VECTOR 0xffu
 #define PVCLOCK_CONTROL_ENABLE (1u << 16)

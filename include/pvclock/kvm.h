@@ -217,6 +217,14 @@ int pvclock_kvm_destination(const struct pvclock_os *os, const struct pvclock_kv
 int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, enum pvclock_blackout blackout,
 			const struct pvclock_slope *host, struct pvclock_plan *plan, struct pvclock_reason *reason);
 
+/* --- a host that is a guest -------------------------------------------------------------------------- */
+
+/*
+ * pvclock_parent_follow (pvclock/parent.h), with its results, of a VM on KVM, between pause and resume: also what is measured by this machine's TSC
+ * here, and the TSC deadlines that its vCPUs have armed, for the same times. -ENOMEM; -errno: KVM did not take a deadline.
+ */
+int pvclock_kvm_follow_parent(struct pvclock_kvm *kvm, struct pvclock_reason *reason);
+
 /* --- one vCPU's clock as a structure ------------------------------------------------------------- */
 
 /*

@@ -255,6 +255,34 @@ bool pvclock_slope_to_guest(const struct pvclock_slope *host, const struct pvclo
 bool pvclock_line_compose(const struct pvclock_tsc_transform *transform, struct pvclock_host_tsc at, uint64_t ns,
 			  const struct pvclock_slope *host, struct pvclock_line *guest, bool *exact);
 
+/* --- a guest's guest --------------------------------------------------------------- */
+
+/*
+ * A clock's line became another: what its counter read as old_ticks, with `old`, is the instant at which it reads next_ticks, with
+ * `next`. The two differ where a counter could not be set to go on from where it was.
+ */
+struct pvclock_line_change {
+	struct pvclock_line old, next;
+	uint64_t old_ticks, next_ticks;
+};
+
+/*
+ * What becomes of the clock of a guest's guest, a line over a counter that `transform` makes of the guest's own, when the guest's own
+ * line changes: *next keeps its distance from the guest's clock. With from = transform(old_ticks), to = transform(next_ticks):
+ *     *next(to) - *old(from)  is 0 or 1 ns           (plus the jump, where the guest's clock was made to jump)
+ * and the slope is parent->next's over the transform; where parent->next has the slope of parent->old, *old's own, bit for bit, moved by
+ * to - from. `next` may be `old`. False, and nothing stored: a line is invalid, or the slope over the transform out of range.
+ */
+bool pvclock_line_follow(const struct pvclock_line_change *parent, const struct pvclock_tsc_transform *transform,
+			 const struct pvclock_line *old, struct pvclock_line *next);
+
+/*
+ * `guest`, and `nested` over that, as one: to 2 ticks for a scaled one, and 2^-63 of the rate, as a processor has it from a hypervisor that
+ * does the same. guest->offset is taken as signed. False, and nothing stored: the ratio has no place in 64 bits.
+ */
+bool pvclock_tsc_compose(const struct pvclock_tsc_transform *guest, const struct pvclock_tsc_transform *nested,
+			 struct pvclock_tsc_transform *both);
+
 /* --- first tick: the inverse ------------------------------------------------------- */
 
 /*

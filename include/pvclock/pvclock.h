@@ -10,8 +10,10 @@
 #include <pvclock/interface.h>
 #include <pvclock/kvm.h>
 #include <pvclock/line.h>
+#include <pvclock/nested.h>
 #include <pvclock/os.h>
 #include <pvclock/page.h>
+#include <pvclock/parent.h>
 #include <pvclock/plan.h>
 #include <pvclock/policy.h>
 #include <pvclock/reason.h>

@@ -56,7 +56,10 @@ struct pvclock_record {
 	struct pvclock_record_vcpu *vcpus; /* by ascending index; owned by the record */
 };
 
-/* The clock of a paused VM. -EBUSY: not paused; -ENODATA: no line; -ENOMEM. */
+/*
+ * The clock of a paused VM. Save guest memory afterwards: a line that has changed since the guest last ran, where it is itself a host, is told
+ * there (pvclock/nested.h). -EBUSY: not paused; -ENODATA: no line; -ENOMEM.
+ */
 int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record);
 void pvclock_record_clear(struct pvclock_record *record); /* frees what it owns */
 

@@ -183,6 +183,19 @@ void pvclock_vm_count(struct pvclock_vm *vm, const struct pvclock_account *more)
  */
 uint64_t pvclock_vm_tell(struct pvclock_vm *vm, enum pvclock_cause cause, uint64_t ns);
 
+/* --- a guest that is a host ------------------------------------------------------------------ */
+
+/*
+ * The first vCPU's line has become another, between pause and resume, and this is how: what its counter read as old_ticks, with the line
+ * that the guest was running by (of whatever host), is the instant at which it reads next_ticks with the one that it has now. The resume tells a guest that
+ * asked for it (pvclock/nested.h), and rewrites its guests' pages. A line that was set without this is taken to change at the
+ * resume, where the counter stands. pvclock_kvm_arrive and pvclock_record_apply say it themselves.
+ */
+void pvclock_vm_line_changed(struct pvclock_vm *vm, const struct pvclock_line_change *change);
+
+/* After the resume: the guest's PVCLOCK_MSR_NESTED_CONTROL, if it is owed the interrupt; once. 0: it is not, or wants none. */
+uint64_t pvclock_vm_take_nested(struct pvclock_vm *vm);
+
 /* --- events ------------------------------------------------------------------------------- */
 
 /*

@@ -47,9 +47,12 @@ bool pvclock_interface_check(uint32_t msr, uint64_t value)
 	case PVCLOCK_MSR_DEADLINE_CONTROL:
 		return check_control(value, control);
 	case PVCLOCK_MSR_SUSPEND_CONTROL:
+	case PVCLOCK_MSR_NESTED_CONTROL:
 		return check_control(value, control | UINT64_MAX << PVCLOCK_CONTROL_TARGET_SHIFT);
 	case PVCLOCK_MSR_SUSPEND:
 		return value % 8 <= PVCLOCK_MSR_ENABLE;
+	case PVCLOCK_MSR_NESTED:
+		return value % sizeof(struct pvclock_nested_page) <= PVCLOCK_MSR_ENABLE;
 	default:
 		return true;
 	}
@@ -93,6 +96,9 @@ static uint32_t feature_of(uint32_t msr)
 	case PVCLOCK_MSR_SUSPEND_CONTROL:
 	case PVCLOCK_MSR_SUSPEND:
 		return PVCLOCK_FEATURE_SUSPEND;
+	case PVCLOCK_MSR_NESTED_CONTROL:
+	case PVCLOCK_MSR_NESTED:
+		return PVCLOCK_FEATURE_NESTED;
 	default:
 		return 0;
 	}
@@ -118,6 +124,11 @@ int pvclock_interface_write(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t va
 	case PVCLOCK_MSR_SUSPEND_CONTROL:
 		vcpu->vm->suspend_control = value;
 		return 0;
+	case PVCLOCK_MSR_NESTED_CONTROL:
+		vcpu->vm->nested.control = value;
+		return 0;
+	case PVCLOCK_MSR_NESTED:
+		return pvclock_vm_write_nested(vcpu->vm, value) ? 0 : -EINVAL;
 	default:
 		return write_suspend(vcpu->vm, value);
 	}
@@ -133,6 +144,10 @@ static uint64_t *kept(struct pvclock_vcpu *vcpu, uint32_t msr)
 		return &vcpu->deadline_ns;
 	case PVCLOCK_MSR_SUSPEND_CONTROL:
 		return &vcpu->vm->suspend_control;
+	case PVCLOCK_MSR_NESTED_CONTROL:
+		return &vcpu->vm->nested.control;
+	case PVCLOCK_MSR_NESTED:
+		return &vcpu->vm->nested.msr;
 	default:
 		return &vcpu->vm->suspend_msr;
 	}
@@ -154,5 +169,6 @@ int pvclock_interface_restore(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t 
 		return -EINVAL;
 	*kept(vcpu, msr) = value;
 	pvclock_vm_resolve_suspend(vcpu->vm);
+	pvclock_vm_resolve_nested(vcpu->vm);
 	return 0;
 }

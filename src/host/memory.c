@@ -113,6 +113,7 @@ void pvclock_vm_resolve(struct pvclock_vcpu *vcpu)
 		pvclock_vm_find_place(vcpu->vm, vcpu_page_address(vcpu->system_time_msr), sizeof(struct pvclock_page), &vcpu->page);
 	else
 		vcpu->page = (struct place){ 0 };
+	pvclock_parent_enter(vcpu);
 	pvclock_vm_resolve_steal(vcpu);
 }
 
@@ -123,6 +124,8 @@ static void resolve_all(struct pvclock_vm *vm)
 	for (i = 0; i < vm->vcpu_count; i++)
 		pvclock_vm_resolve(vm->vcpus[i]);
 	pvclock_vm_resolve_suspend(vm);
+	pvclock_vm_resolve_nested(vm);
+	pvclock_parent_copy_table(vm);
 }
 
 int pvclock_vm_add_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size, void *host, unsigned int flags)

@@ -6,8 +6,10 @@ bool pvclock_vm_publish_vcpu(struct pvclock_vcpu *vcpu)
 {
 	uint8_t flags = 0;
 
-	if (!vcpu->page.host || !vcpu->vm->has_line)
+	if (!vcpu->page.host || !vcpu->vm->has_line) {
+		pvclock_parent_enter(vcpu);
 		return false;
+	}
 	if (vcpu->vm->unstable.code == PVCLOCK_REASON_NONE)
 		flags |= PVCLOCK_TSC_STABLE;
 	if (vcpu->stop_pending)
@@ -15,6 +17,7 @@ bool pvclock_vm_publish_vcpu(struct pvclock_vcpu *vcpu)
 	pvclock_page_write(vcpu->page.host, pvclock_vcpu_line(vcpu), flags);
 	pvclock_vm_mark_dirty(&vcpu->page, sizeof(struct pvclock_page));
 	vcpu->stop_pending = false;
+	pvclock_parent_enter(vcpu);
 	return true;
 }
 

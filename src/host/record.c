@@ -27,6 +27,8 @@ int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record)
 		error = pvclock_host_time_refresh(vm->os, &vm->time);
 	if (error)
 		goto out;
+	/* The record knows the line alone: what a guest of this guest reads is in memory, which is saved after this. */
+	pvclock_vm_settle_nested(vm);
 	record->vcpus = calloc(vm->vcpu_count, sizeof(*record->vcpus));
 	if (!record->vcpus) {
 		error = -ENOMEM;
@@ -43,6 +45,8 @@ int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record)
 	record->account = vm->account;
 	record->suspend_control = vm->suspend_control;
 	record->suspend_msr = vm->suspend_msr;
+	record->nested_control = vm->nested.control;
+	record->nested_msr = vm->nested.msr;
 	record->vcpu_count = (uint32_t)vm->vcpu_count;
 	for (i = 0; i < vm->vcpu_count; i++) {
 		const struct pvclock_vcpu *vcpu = vm->vcpus[i];
@@ -101,6 +105,18 @@ static bool same_vcpus(const struct pvclock_record *record, const struct pvclock
 	return true;
 }
 
+/* A first vCPU whose counter the hypervisor runs elsewhere reads the line moved. */
+static void tell_move(const struct pvclock_record *record, struct pvclock_vm *vm)
+{
+	const struct pvclock_record_vcpu *first = &record->vcpus[0];
+	struct pvclock_line_change change = { .old = record->line, .next = *pvclock_vcpu_line(vm->vcpus[0]) };
+
+	pvclock_line_shift(&change.old, (int64_t)(first->tsc.offset - record->reference.offset));
+	change.old_ticks = pvclock_tsc_to_guest(&first->tsc, record->time.at).ticks;
+	change.next_ticks = change.old_ticks + (vm->vcpus[0]->tsc.offset - first->tsc.offset);
+	pvclock_vm_add_change(vm, &change);
+}
+
 int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm *vm, int64_t *moved,
 			 struct pvclock_reason *reason)
 {
@@ -124,6 +140,9 @@ int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm 
 	vm->suspend_control = record->suspend_control;
 	vm->suspend_msr = record->suspend_msr;
 	pvclock_vm_resolve_suspend(vm);
+	vm->nested.control = record->nested_control;
+	vm->nested.msr = record->nested_msr;
+	pvclock_vm_resolve_nested(vm);
 	for (i = 0; i < vm->vcpu_count; i++) {
 		struct pvclock_vcpu *vcpu = vm->vcpus[i];
 
@@ -137,6 +156,7 @@ int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm 
 		pvclock_vm_resolve(vcpu);
 	}
 	pvclock_vm_set_line(vm, &record->line, &record->reference, &record->host);
+	tell_move(record, vm);
 	if (moved)
 		*moved = (int64_t)(vm->vcpus[0]->tsc.offset - record->vcpus[0].tsc.offset);
 out:

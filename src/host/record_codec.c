@@ -290,7 +290,7 @@ static bool check_record(const struct pvclock_record *record, struct pvclock_rea
 			      record->suspend_control);
 	if (record->nested_msr % 4096 > PVCLOCK_MSR_ENABLE)
 		return REFUSE(reason, "The record's nested page address 0x%" PRIx64 " is not 4096-byte aligned.", record->nested_msr);
-	if (!pvclock_interface_check(PVCLOCK_MSR_SUSPEND_CONTROL, record->nested_control))
+	if (!pvclock_interface_check(PVCLOCK_MSR_NESTED_CONTROL, record->nested_control))
 		return REFUSE(reason, "The record's nested interrupt, 0x%" PRIx64 ", is none that a guest can ask for.",
 			      record->nested_control);
 	if (!check_hyperv(record, reason))

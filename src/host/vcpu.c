@@ -74,6 +74,7 @@ void pvclock_vcpu_destroy(struct pvclock_vcpu *vcpu)
 		return;
 	vm = vcpu->vm;
 	pthread_mutex_lock(&vm->lock);
+	pvclock_parent_withdraw(vcpu);
 	before = vm->unstable.code;
 	at = vcpu_search(vm, vcpu->index);
 	vm->vcpu_count--;
@@ -110,6 +111,7 @@ int pvclock_vcpu_set_tsc(struct pvclock_vcpu *vcpu, const struct pvclock_tsc_tra
 	vcpu->catchup = catchup;
 	vcpu->synced = false;
 	pvclock_vm_judge_stability(vm);
+	pvclock_parent_enter(vcpu);
 	/* The flag is every page's business: the others' lines are the same as before, so their readers see no tear. */
 	if (vm->has_line && !vm->paused) {
 		if (before != vm->unstable.code)

@@ -30,6 +30,7 @@ void pvclock_vm_destroy(struct pvclock_vm *vm)
 
 	if (!vm)
 		return;
+	pvclock_parent_remove(vm);
 	for (i = 0; i < vm->region_count; i++)
 		free(vm->regions[i].dirty);
 	free(vm->regions);
@@ -121,6 +122,7 @@ int pvclock_vm_pause(struct pvclock_vm *vm)
 	pthread_mutex_lock(&vm->lock);
 	if (!vm->paused) {
 		pvclock_vm_update_steals(vm, true); /* up to the blackout, and not what lies in it */
+		pvclock_vm_remember_line(vm);
 		vm->paused = true;
 		error = 0;
 	}
@@ -140,6 +142,7 @@ int pvclock_vm_resume(struct pvclock_vm *vm)
 		for (i = 0; i < vm->vcpu_count; i++)
 			vm->vcpus[i]->stop_pending |= (vm->vcpus[i]->system_time_msr & PVCLOCK_MSR_ENABLE) != 0;
 		pvclock_vm_publish_all(vm);
+		pvclock_vm_follow_nested(vm);
 		pvclock_vm_update_steals(vm, false);
 		vm->paused = false;
 	}

@@ -12,10 +12,13 @@
 #define HOST_VM_H
 
 #include <pvclock/interface.h>
+#include <pvclock/nested.h>
+#include <pvclock/parent.h>
 #include <pvclock/record.h>
 #include <pvclock/vm.h>
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 struct region {
 	uint64_t gpa, size;
@@ -39,6 +42,21 @@ struct due {
 	bool reached; /* false: no tick does */
 };
 
+#define NESTED_CHANGES 2 /* in one blackout: an arrival, and what its policy made of the time after that */
+
+/* A guest that is a host: nested.c. */
+struct pvclock_nested_state {
+	uint64_t control, msr;
+	struct place page;
+	/* of the first vCPU's line, since the guest last ran */
+	struct pvclock_line_change changes[NESTED_CHANGES];
+	size_t change_count;
+	bool lost;               /* there were more */
+	bool line_known;
+	struct pvclock_line line; /* to which they lead */
+	bool told;               /* the guest is owed its interrupt */
+};
+
 struct pvclock_vcpu {
 	struct pvclock_vm *vm;
 	uint32_t index;
@@ -58,6 +76,9 @@ struct pvclock_vcpu {
 	int thread;           /* that runs it; 0: nobody said */
 	bool delay_known;
 	uint64_t delay_ns;    /* the thread's run delay when it was last looked at */
+	/* its page in the parent's table: 1 + the number, 0: it has none; and what stands there */
+	unsigned int parent_entry;
+	struct pvclock_nested_entry entered;
 };
 
 struct pvclock_vm {
@@ -73,6 +94,11 @@ struct pvclock_vm {
 	uint64_t suspend_control, suspend_msr;
 	struct place suspend_page;
 	struct pvclock_suspend told; /* what it says */
+	struct pvclock_nested_state nested;
+	struct pvclock_parent *parent; /* of this machine, if it is a guest itself and was told of this VM */
+	struct pvclock_vm *next_child; /* of the same parent; under the parent's lock */
+	_Atomic uint64_t followed;     /* the parent's generation that this VM's line is of */
+	unsigned int parent_table;     /* the nested page's entry, as parent_entry */
 	bool has_line, paused;
 	struct pvclock_line line;
 	struct pvclock_tsc_transform reference;
@@ -91,6 +117,17 @@ void pvclock_vm_mark_dirty(const struct place *place, uint64_t size);
 void pvclock_vm_resolve(struct pvclock_vcpu *vcpu);          /* looks vcpu's page up again */
 void pvclock_vm_resolve_suspend(struct pvclock_vm *vm);
 void pvclock_vm_write_suspend(struct pvclock_vm *vm);        /* the page, if the guest has one */
+/* nested.c */
+void pvclock_vm_resolve_nested(struct pvclock_vm *vm);
+bool pvclock_vm_write_nested(struct pvclock_vm *vm, uint64_t value);
+void pvclock_vm_add_change(struct pvclock_vm *vm, const struct pvclock_line_change *change);
+void pvclock_vm_remember_line(struct pvclock_vm *vm);        /* the line that the guest has run by */
+void pvclock_vm_follow_nested(struct pvclock_vm *vm);        /* before it runs again */
+void pvclock_vm_settle_nested(struct pvclock_vm *vm);        /* before its memory goes elsewhere: only what has changed */
+/* parent.c: what the parent of this machine knows of a VM. Nothing to do where there is none. */
+void pvclock_parent_enter(struct pvclock_vcpu *vcpu);        /* its page, after it was written or has moved */
+void pvclock_parent_withdraw(struct pvclock_vcpu *vcpu);
+void pvclock_parent_copy_table(struct pvclock_vm *vm);
 /* Of the MSRs of pvclock/interface.h: as pvclock_vcpu_write_msr and its siblings. */
 int pvclock_interface_write(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
 int pvclock_interface_read(const struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t *value);

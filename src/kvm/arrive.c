@@ -109,6 +109,16 @@ static int rearm_deadlines(struct pvclock_kvm *kvm, const struct pvclock_arrival
 	return error;
 }
 
+/* What the guest's own guests have their clocks from was `line`, over the counter that was asked for. */
+static void tell_change(struct pvclock_kvm *kvm, const struct pvclock_arrival *arrival, const struct pvclock_line *line)
+{
+	struct pvclock_line_change change = { .old = *line, .old_ticks = arrival->tscs[0].tsc };
+
+	change.next_ticks = change.old_ticks + (uint64_t)kvm->moved_ticks;
+	if (pvclock_vcpu_get_line(arrival->tscs[0].vcpu, &change.next) == 0)
+		pvclock_vm_line_changed(kvm->vm, &change);
+}
+
 int pvclock_kvm_arrive_again(struct pvclock_kvm *kvm, const struct pvclock_arrival *arrival, struct pvclock_arrived *out,
 			     struct pvclock_reason *reason)
 {
@@ -154,6 +164,7 @@ int pvclock_kvm_arrive_again(struct pvclock_kvm *kvm, const struct pvclock_arriv
 	error = pvclock_vcpu_set_line(arrival->tscs[0].vcpu, &at.line);
 	pvclock_vm_move_reference(kvm->vm, wanted.offset - real.offset);
 	kvm->moved_ticks = (int64_t)(real.offset - wanted.offset);
+	tell_change(kvm, arrival, &line);
 	if (error == 0 && arrived->line_used)
 		error = rearm_deadlines(kvm, arrival, &at);
 	if (error == 0 && kvm->mode->arrived)

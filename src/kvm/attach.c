@@ -21,6 +21,13 @@ const char *pvclock_mode_name(enum pvclock_mode mode)
 	}
 }
 
+/* A line that the kernel steers is another after each event: whoever is a host on it would be told of each ns. */
+static void offer_nested(const struct pvclock_kvm *kvm)
+{
+	if (kvm->mode->mode != PVCLOCK_MODE_OWN)
+		pvclock_vm_offer(kvm->vm, pvclock_vm_offered(kvm->vm) & ~PVCLOCK_FEATURE_NESTED);
+}
+
 static int try_mode(struct pvclock_kvm *kvm, const struct kvm_mode *mode, const struct pvclock_kvm_config *config,
 		    struct pvclock_reason *reason)
 {
@@ -75,6 +82,7 @@ int pvclock_kvm_attach(const struct pvclock_kvm_config *config, struct pvclock_k
 	}
 	if (!(kvm->filtered & PVCLOCK_FILTER_STEAL)) /* whoever publishes the clock there publishes that */
 		pvclock_vm_own_steal(kvm->vm, false);
+	offer_nested(kvm);
 	pvclock_kvm_forget_sleep(kvm); /* from now on */
 	*out = kvm;
 	return 0;

@@ -185,6 +185,8 @@ static int check_offer(const struct pvclock_kvm *kvm, const struct pvclock_recor
 {
 	uint32_t used = record->suspend_msr & PVCLOCK_MSR_ENABLE ? PVCLOCK_FEATURE_SUSPEND : 0, i;
 
+	if (record->nested_msr & PVCLOCK_MSR_ENABLE)
+		used |= PVCLOCK_FEATURE_NESTED;
 	for (i = 0; i < record->vcpu_count; i++)
 		if (record->vcpus[i].deadline_control & PVCLOCK_CONTROL_ENABLE)
 			used |= PVCLOCK_FEATURE_DEADLINE;
@@ -264,6 +266,10 @@ static int restore_registrations(struct pvclock_kvm *kvm, const struct pvclock_r
 			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_SUSPEND_CONTROL, record->suspend_control);
 		if (error == 0 && i == 0)
 			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_SUSPEND, record->suspend_msr);
+		if (error == 0 && i == 0)
+			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_NESTED_CONTROL, record->nested_control);
+		if (error == 0 && i == 0)
+			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_NESTED, record->nested_msr);
 		if (error == 0)
 			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_DEADLINE_CONTROL, saved->deadline_control);
 		if (error == 0)

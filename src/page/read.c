@@ -8,19 +8,10 @@ enum pvclock_read pvclock_page_read(const void *page, struct pvclock_snapshot *o
 
 	for (uint32_t tries = 0; tries < PVCLOCK_READ_TRIES; tries++) {
 		struct pvclock_snapshot copy;
-		uint32_t tail;
 
-		if (begin_read(&words[PAGE_VERSION], &copy.version)) {
-			copy.line.tsc = load_relaxed_halves(&words[PAGE_TSC]);
-			copy.line.ns = load_relaxed_halves(&words[PAGE_NS]);
-			copy.line.mul = pvclock_load_relaxed_u32(&words[PAGE_MUL]);
-			tail = pvclock_load_relaxed_u32(&words[PAGE_TAIL]);
-			copy.line.shift = (int8_t)(tail & 0xff);
-			copy.flags = (uint8_t)(tail >> 8);
-			if (end_read(&words[PAGE_VERSION], copy.version)) {
-				*out = copy;
-				return pvclock_line_valid(&copy.line) ? PVCLOCK_READ_OK : PVCLOCK_READ_INVALID;
-			}
+		if (read_page_once(words, &copy)) {
+			*out = copy;
+			return pvclock_line_valid(&copy.line) ? PVCLOCK_READ_OK : PVCLOCK_READ_INVALID;
 		}
 		pvclock_relax();
 	}

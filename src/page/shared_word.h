@@ -9,7 +9,7 @@
 #ifndef PVCLOCK_SRC_PAGE_SHARED_WORD_H
 #define PVCLOCK_SRC_PAGE_SHARED_WORD_H
 
-#include <pvclock/page.h>
+#include <pvclock/nested.h>
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the pvclock page is little-endian, and so is every machine that has one"
@@ -38,6 +38,20 @@ enum {
 	STEAL_NS = offsetof(struct pvclock_steal_page, steal) / 4,
 	STEAL_VERSION = offsetof(struct pvclock_steal_page, version) / 4,
 	STEAL_PREEMPTED = offsetof(struct pvclock_steal_page, preempted) / 4, /* and padding */
+	NESTED_MAGIC = offsetof(struct pvclock_nested_page, magic) / 4,
+	NESTED_VERSION = offsetof(struct pvclock_nested_page, version) / 4,
+	NESTED_SEQUENCE = offsetof(struct pvclock_nested_page, sequence) / 4,
+	NESTED_GENERATION = offsetof(struct pvclock_nested_page, generation) / 4,
+	NESTED_REWRITTEN = offsetof(struct pvclock_nested_page, rewritten) / 4,
+	NESTED_REFUSED = offsetof(struct pvclock_nested_page, refused) / 4,
+	NESTED_ACKNOWLEDGED = offsetof(struct pvclock_nested_page, acknowledged) / 4,
+	NESTED_COUNT = offsetof(struct pvclock_nested_page, count) / 4,
+	NESTED_ENTRIES = offsetof(struct pvclock_nested_page, entries) / 4,
+	ENTRY_GPA = offsetof(struct pvclock_nested_entry, gpa) / 4,
+	ENTRY_OFFSET = offsetof(struct pvclock_nested_entry, offset) / 4,
+	ENTRY_RATIO = offsetof(struct pvclock_nested_entry, ratio) / 4,
+	ENTRY_TAIL = offsetof(struct pvclock_nested_entry, frac_bits) / 4, /* kind << 8, under << 16 */
+	ENTRY_GENERATION = offsetof(struct pvclock_nested_entry, generation) / 4,
 };
 
 static inline void store_relaxed_u32(uint32_t *word, uint32_t value)
@@ -99,6 +113,22 @@ static inline bool end_read(const uint32_t *version, uint32_t began)
 {
 	pvclock_fence_acquire();
 	return pvclock_load_relaxed_u32(version) == began;
+}
+
+/* A pvclock page, looked at once. False: its version is odd, or changed meanwhile. */
+static inline bool read_page_once(const uint32_t *words, struct pvclock_snapshot *copy)
+{
+	uint32_t tail;
+
+	if (!begin_read(&words[PAGE_VERSION], &copy->version))
+		return false;
+	copy->line.tsc = load_relaxed_halves(&words[PAGE_TSC]);
+	copy->line.ns = load_relaxed_halves(&words[PAGE_NS]);
+	copy->line.mul = pvclock_load_relaxed_u32(&words[PAGE_MUL]);
+	tail = pvclock_load_relaxed_u32(&words[PAGE_TAIL]);
+	copy->line.shift = (int8_t)(tail & 0xff);
+	copy->flags = (uint8_t)(tail >> 8);
+	return end_read(&words[PAGE_VERSION], copy->version);
 }
 
 #endif
