@@ -43,6 +43,7 @@ int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record)
 	record->account = vm->account;
 	record->suspend_control = vm->suspend_control;
 	record->suspend_msr = vm->suspend_msr;
+	pvclock_vm_capture_hyperv(vm, record);
 	record->vcpu_count = (uint32_t)vm->vcpu_count;
 	for (i = 0; i < vm->vcpu_count; i++) {
 		const struct pvclock_vcpu *vcpu = vm->vcpus[i];
@@ -124,6 +125,7 @@ int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm 
 	vm->suspend_control = record->suspend_control;
 	vm->suspend_msr = record->suspend_msr;
 	pvclock_vm_resolve_suspend(vm);
+	pvclock_vm_apply_hyperv(vm, record);
 	for (i = 0; i < vm->vcpu_count; i++) {
 		struct pvclock_vcpu *vcpu = vm->vcpus[i];
 

@@ -11,6 +11,7 @@
 #ifndef HOST_VM_H
 #define HOST_VM_H
 
+#include <pvclock/hyperv.h>
 #include <pvclock/interface.h>
 #include <pvclock/record.h>
 #include <pvclock/vm.h>
@@ -60,6 +61,22 @@ struct pvclock_vcpu {
 	uint64_t delay_ns;    /* the thread's run delay when it was last looked at */
 };
 
+/* Hyper-V's clock (hyperv.c). */
+struct hyperv {
+	uint32_t features; /* that the guest may use */
+	uint64_t apic_hz;
+	uint64_t tsc_page, reenlightenment, emulation_control, emulation_status, invariant; /* MSRs, as they read */
+	struct place page;
+	bool shown;        /* the page says `line`, with `sequence` */
+	uint32_t sequence; /* the last one */
+	bool known;        /* `line` is reference time, over the TSC of `over`; it agrees with `of` */
+	struct pvclock_hyperv_line line;
+	struct pvclock_tsc_transform over;
+	struct pvclock_line of;
+	uint64_t last;     /* no later one was read before the pause */
+	bool owed;         /* the interrupt of re-enlightenment */
+};
+
 struct pvclock_vm {
 	const struct pvclock_os *os;
 	pthread_mutex_t lock;
@@ -73,6 +90,7 @@ struct pvclock_vm {
 	uint64_t suspend_control, suspend_msr;
 	struct place suspend_page;
 	struct pvclock_suspend told; /* what it says */
+	struct hyperv hyperv;
 	bool has_line, paused;
 	struct pvclock_line line;
 	struct pvclock_tsc_transform reference;
@@ -97,6 +115,15 @@ int pvclock_interface_read(const struct pvclock_vcpu *vcpu, uint32_t msr, uint64
 int pvclock_interface_restore(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
 /* Whether a value is one that the guest may write. */
 bool pvclock_interface_check(uint32_t msr, uint64_t value);
+/* hyperv.c: the same, of Hyper-V's MSRs */
+int pvclock_hyperv_write(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
+int pvclock_hyperv_read(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t *value);
+int pvclock_hyperv_restore(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
+void pvclock_vm_resolve_hyperv(struct pvclock_vm *vm);
+void pvclock_vm_follow_hyperv(struct pvclock_vm *vm);        /* the line, or whether one serves all vCPUs, may be another */
+void pvclock_vm_pause_hyperv(struct pvclock_vm *vm);         /* no vCPU runs */
+void pvclock_vm_capture_hyperv(const struct pvclock_vm *vm, struct pvclock_record *record);
+void pvclock_vm_apply_hyperv(struct pvclock_vm *vm, const struct pvclock_record *record);
 /* steal.c */
 bool pvclock_steal_check(uint64_t msr);                      /* whether it is a value that the guest may write */
 int pvclock_vm_write_steal_msr(struct pvclock_vcpu *vcpu, uint64_t value); /* as pvclock_vcpu_write_msr */
@@ -119,6 +146,11 @@ uint64_t pvclock_vm_system_time(struct pvclock_vm *vm, struct pvclock_host_tsc a
 static inline uint64_t vcpu_page_address(uint64_t msr)
 {
 	return msr & ~(uint64_t)PVCLOCK_MSR_ENABLE;
+}
+
+static inline bool tsc_same(const struct pvclock_tsc_transform *a, const struct pvclock_tsc_transform *b)
+{
+	return a->frac_bits == b->frac_bits && a->ratio == b->ratio && a->offset == b->offset;
 }
 
 static inline bool tsc_same_rate(const struct pvclock_tsc_transform *a, const struct pvclock_tsc_transform *b)

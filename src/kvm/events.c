@@ -173,6 +173,9 @@ static void tell(struct pvclock_kvm *kvm, struct pvclock_correction *correction)
 	control = pvclock_vm_tell(kvm->vm, correction->cause, kvm->counted_ns + kvm->uncounted_ns);
 	if (control & PVCLOCK_CONTROL_ENABLE)
 		pvclock_kvm_interrupt(kvm, (uint32_t)(control >> PVCLOCK_CONTROL_TARGET_SHIFT), (uint8_t)control);
+	control = pvclock_vm_take_reenlightenment(kvm->vm);
+	if (control & PVCLOCK_CONTROL_ENABLE)
+		pvclock_kvm_interrupt(kvm, (uint32_t)(control >> PVCLOCK_CONTROL_TARGET_SHIFT), (uint8_t)control);
 	kvm->moved_ticks = 0;
 	kvm->counted_ns = kvm->uncounted_ns = kvm->error_ns = 0;
 	kvm->blackout = PVCLOCK_BLACKOUT_PAUSE;

@@ -183,11 +183,20 @@ static int check_vcpus(struct pvclock_kvm *kvm, const struct pvclock_record *rec
 /* What the guest has found here it goes on using. */
 static int check_offer(const struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
 {
-	uint32_t used = record->suspend_msr & PVCLOCK_MSR_ENABLE ? PVCLOCK_FEATURE_SUSPEND : 0, i;
+	uint32_t used = record->suspend_msr & PVCLOCK_MSR_ENABLE ? PVCLOCK_FEATURE_SUSPEND : 0, hyperv, i;
 
 	for (i = 0; i < record->vcpu_count; i++)
 		if (record->vcpus[i].deadline_control & PVCLOCK_CONTROL_ENABLE)
 			used |= PVCLOCK_FEATURE_DEADLINE;
+	hyperv = (record->hyperv_tsc_page & PVCLOCK_MSR_ENABLE ? PVCLOCK_HYPERV_TSC_PAGE : 0) |
+		 (record->hyperv_reenlightenment & PVCLOCK_CONTROL_ENABLE || record->hyperv_emulation_control ? PVCLOCK_HYPERV_REENLIGHTENMENT : 0) |
+		 (record->hyperv_invariant ? PVCLOCK_HYPERV_INVARIANT : 0);
+	if (hyperv & ~pvclock_vm_offered_hyperv(kvm->vm)) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD,
+				   "The record's guest uses features 0x%x of Hyper-V's clock, and this VM is offered 0x%x; give it those with "
+				   "pvclock_vm_offer_hyperv, in own mode.", hyperv, pvclock_vm_offered_hyperv(kvm->vm));
+		return -ENOTSUP;
+	}
 	if ((used & ~pvclock_vm_offered(kvm->vm)) == 0)
 		return 0;
 	pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD,
@@ -264,6 +273,8 @@ static int restore_registrations(struct pvclock_kvm *kvm, const struct pvclock_r
 			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_SUSPEND_CONTROL, record->suspend_control);
 		if (error == 0 && i == 0)
 			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_SUSPEND, record->suspend_msr);
+		if (error == 0 && i == 0)
+			error = pvclock_vm_restore_hyperv(kvm->vm, record);
 		if (error == 0)
 			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_DEADLINE_CONTROL, saved->deadline_control);
 		if (error == 0)
