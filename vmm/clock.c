@@ -13,7 +13,9 @@
 #define LEARN_TIMEOUT_NS 5000000000ull
 
 #define VMM_FEATURES PVCLOCK_FEATURES
-#define VMM_LEAVES (PVCLOCK_CPUID_FIRST + PVCLOCK_CPUID_STEP) /* KVM's own are the first */
+#define KVM_LEAVES PVCLOCK_CPUID_FIRST /* where KVM's own are, and a guest finds them ... */
+#define KVM_LEAVES_MOVED (PVCLOCK_CPUID_FIRST + PVCLOCK_CPUID_STEP) /* ... and where it looks next, if Hyper-V's are there (Linux: in steps of 0x100) */
+#define APIC_HZ 1000000000u /* of KVM's local APIC */
 
 /* Proves the host's slope, or says why there is none. 0 or -errno. */
 static int open_source(struct machine *machine, bool learn, struct pvclock_reason *reason)
@@ -82,14 +84,35 @@ static int attach(struct machine *machine, const struct pvclock_kvm_config *conf
 	return error;
 }
 
+/* Hyper-V's leaves are the first ones, or none: KVM's two make room. */
+static int tell_hyperv(struct machine *machine, struct problem *problem)
+{
+	struct pvclock_cpuid leaves[PVCLOCK_HYPERV_LEAVES], moved[2] = { { .leaf = KVM_LEAVES_MOVED }, { .leaf = KVM_LEAVES_MOVED + 1 } };
+
+	for (uint32_t i = 0; i < machine->cpuid->nent; i++) {
+		const struct kvm_cpuid_entry2 *entry = &machine->cpuid->entries[i];
+
+		if (entry->function - KVM_LEAVES < 2)
+			moved[entry->function - KVM_LEAVES] = (struct pvclock_cpuid){ KVM_LEAVES_MOVED + (entry->function - KVM_LEAVES), entry->eax,
+										      entry->ebx, entry->ecx, entry->edx };
+	}
+	moved[0].eax = KVM_LEAVES_MOVED + 1;
+	pvclock_hyperv_cpuid(pvclock_vm_offered_hyperv(machine->clock.vm), leaves);
+	if (machine_add_leaves(machine, moved, 2, problem) < 0)
+		return -1;
+	return machine_add_leaves(machine, leaves, PVCLOCK_HYPERV_LEAVES, problem);
+}
+
 static int tell_offer(struct machine *machine, struct problem *problem)
 {
 	struct pvclock_cpuid leaves[PVCLOCK_CPUID_LEAVES];
 	uint32_t offered = pvclock_vm_offered(machine->clock.vm);
 
+	if (pvclock_vm_offered_hyperv(machine->clock.vm) && tell_hyperv(machine, problem) < 0)
+		return -1;
 	if (!offered)
 		return 0;
-	pvclock_interface_cpuid(VMM_LEAVES, offered, leaves);
+	pvclock_interface_cpuid((machine->hyperv ? KVM_LEAVES_MOVED : KVM_LEAVES) + PVCLOCK_CPUID_STEP, offered, leaves);
 	return machine_add_leaves(machine, leaves, PVCLOCK_CPUID_LEAVES, problem) < 0 ? -1 : timer_start(machine, problem);
 }
 
@@ -123,6 +146,7 @@ int clock_attach(struct machine *machine, enum pvclock_mode asked, bool learn, s
 		.sooner_ctx = machine,
 	};
 	pvclock_vm_own_steal(clock->vm, machine->own_steal);
+	pvclock_vm_offer_hyperv(clock->vm, machine->hyperv ? PVCLOCK_HYPERV_FEATURES : 0, APIC_HZ);
 	if (timer_open(machine, problem) < 0)
 		return -1;
 	error = attach(machine, &config, &attach_reason);
@@ -134,6 +158,10 @@ int clock_attach(struct machine *machine, enum pvclock_mode asked, bool learn, s
 	if (machine->own_steal && !pvclock_vm_owns_steal(clock->vm)) {
 		machine->own_steal = false;
 		fprintf(stderr, "pvclock-vmm: --steal own: stolen time stays the kernel's, as does the clock in this mode\n");
+	}
+	if (machine->hyperv && !pvclock_vm_offered_hyperv(clock->vm)) {
+		machine->hyperv = false;
+		fprintf(stderr, "pvclock-vmm: --hyperv: it is not offered, as the clock is the kernel's in this mode\n");
 	}
 	for (uint32_t i = 0; i < machine->vcpu_count; i++) {
 		struct vcpu *vcpu = &machine->vcpus[i];

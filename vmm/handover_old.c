@@ -72,6 +72,8 @@ static int spawn(struct machine *machine, struct options *options, const char *p
 		arguments[count++] = (char *)(uintptr_t)"--steal";
 		arguments[count++] = (char *)(uintptr_t)"own";
 	}
+	if (options->hyperv)
+		arguments[count++] = (char *)(uintptr_t)"--hyperv";
 	if (options->logind)
 		arguments[count++] = (char *)(uintptr_t)"--logind";
 	arguments[count] = NULL;

@@ -37,6 +37,7 @@ static const char help[] =
 	"                            advance_max_ns: of a longer time only so much is counted; fall_back: true or false\n"
 	"      --steal OWNER         who tells the guest how long its vCPUs waited for a CPU: own, this program (in own mode); or\n"
 	"                            kernel (kernel)\n"
+	"      --hyperv              offers the guest Hyper-V's clock beside KVM's (in own mode)\n"
 	"      --logind              stops the guest before the host sleeps, and lets it go on afterwards\n"
 	"  -h, --help                this text\n"
 	"  -V, --version             the version\n"
@@ -59,6 +60,7 @@ enum long_option {
 	OPTION_MEMORY_FD = 256,
 	OPTION_AS,
 	OPTION_LOGIND,
+	OPTION_HYPERV,
 	OPTION_STEAL,
 	OPTION_SAME_BOOT,
 	OPTION_CONTROL,
@@ -79,6 +81,7 @@ static const struct option long_options[] = {
 	{ "as", required_argument, NULL, OPTION_AS },
 	{ "policy", required_argument, NULL, 'p' },
 	{ "steal", required_argument, NULL, OPTION_STEAL },
+	{ "hyperv", no_argument, NULL, OPTION_HYPERV },
 	{ "logind", no_argument, NULL, OPTION_LOGIND },
 	{ "same-boot", no_argument, NULL, OPTION_SAME_BOOT },
 	{ "help", no_argument, NULL, 'h' },
@@ -209,6 +212,9 @@ static int parse_options(int argc, char **argv, struct options *options, struct 
 			options->own_steal = strcmp(optarg, "own") == 0;
 			if (!options->own_steal && strcmp(optarg, "kernel") != 0)
 				result = fail(problem, "--steal %s: give own or kernel", optarg);
+			break;
+		case OPTION_HYPERV:
+			options->hyperv = true;
 			break;
 		case OPTION_LOGIND:
 			options->logind = true;

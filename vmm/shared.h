@@ -69,6 +69,23 @@ struct vmm_ring_entry {
 #define VMM_SUSPEND_BOOTTIME 0x90u
 #define VMM_SUSPEND_TOLD 0x91u
 
+/*
+ * What hyperv.elf logs, .version being the TSC page's sequence. FUNCTION: .tsc is the scale, .ns the offset. PAGE: reference time, .ns, at the tick .tsc;
+ * BESIDE: the pvclock page's ns there. FROM, TO: the counter, .ns, was read between these two ticks, and the page was there all the while. NEAR: the counter, .tsc, was
+ * read where the pvclock page's ns were between .ns and .ns + .version.
+ */
+#define VMM_HYPERV_FUNCTION 0xa0u
+#define VMM_HYPERV_PAGE 0xa1u
+#define VMM_HYPERV_BESIDE 0xa2u
+#define VMM_HYPERV_FROM 0xa3u
+#define VMM_HYPERV_TO 0xa4u
+#define VMM_HYPERV_NEAR 0xa5u
+/* What it is asked for, in argument[0]. */
+#define VMM_HYPERV_TELL 1u        /* when the TSC is another one */
+#define VMM_HYPERV_ACKNOWLEDGE 2u /* that */
+#define VMM_HYPERV_OFF 4u         /* the page, for good */
+#define VMM_HYPERV_NONE 4u        /* its exit code where it has no such clock */
+
 /* One writer (the vCPU), one reader (the judge). A full ring drops the entry: the read still counts. */
 struct vmm_ring {
 	_Atomic uint64_t head;  /* entries ever written, by the guest */

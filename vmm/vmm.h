@@ -40,6 +40,7 @@ struct options {
 	const char *restore_path;        /* a snapshot to start from, or NULL */
 	enum pvclock_blackout restore_as;
 	bool own_steal;                  /* stolen time is told by this program; else by the kernel */
+	bool hyperv;                     /* Hyper-V's clock is offered */
 	bool logind;                     /* the host's sleep is told beforehand */
 	bool same_boot;                  /* its record's slope is taken for this host's, if the record is of this boot */
 	char policy[256];                /* as pvclock_policy_parse takes it */
@@ -132,6 +133,7 @@ struct machine {
 	struct vcpu vcpus[VMM_VCPUS_MAX];
 	struct vmm_clock clock;
 	bool own_steal;
+	bool hyperv;
 	struct vmm_timer timer;
 	struct kvm_cpuid2 *cpuid;   /* the vCPUs', but for what differs between them */
 

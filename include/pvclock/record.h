@@ -80,6 +80,12 @@ int pvclock_record_decode(const void *bytes, size_t size, struct pvclock_record 
 int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm *vm, int64_t *moved,
 			 struct pvclock_reason *reason);
 
+/*
+ * Of all that, Hyper-V's clock alone, for who puts the rest back by other ways (pvclock_kvm_restore). The VM is paused; its line comes before it resumes.
+ * -EINVAL: a record without vCPUs. The record's fields are in their ranges.
+ */
+int pvclock_vm_restore_hyperv(struct pvclock_vm *vm, const struct pvclock_record *record);
+
 #ifdef __cplusplus
 }
 #endif

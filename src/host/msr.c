@@ -94,6 +94,8 @@ int pvclock_vcpu_write_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t val
 		break;
 	default:
 		error = pvclock_interface_write(vcpu, msr, value);
+		if (error == -ENOENT)
+			error = pvclock_hyperv_write(vcpu, msr, value);
 	}
 	pthread_mutex_unlock(&vcpu->vm->lock);
 	return error;
@@ -119,6 +121,8 @@ int pvclock_vcpu_read_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t *val
 		break;
 	default:
 		error = pvclock_interface_read(vcpu, msr, value);
+		if (error == -ENOENT)
+			error = pvclock_hyperv_read(vcpu, msr, value);
 	}
 	pthread_mutex_unlock(&vcpu->vm->lock);
 	return error;
@@ -147,6 +151,8 @@ int pvclock_vcpu_restore_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t v
 		break;
 	default:
 		error = pvclock_interface_restore(vcpu, msr, value);
+		if (error == -ENOENT)
+			error = pvclock_hyperv_restore(vcpu, msr, value);
 	}
 	pthread_mutex_unlock(&vcpu->vm->lock);
 	return error;

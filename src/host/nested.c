@@ -116,6 +116,8 @@ static bool overlaps_ours(const struct pvclock_vm *vm, uint64_t gpa, uint64_t si
 		return true;
 	if (vm->suspend_page.host && overlap(gpa, size, vm->suspend_page.gpa, sizeof(struct pvclock_suspend_page)))
 		return true;
+	if (vm->hyperv.page.host && overlap(gpa, size, vm->hyperv.page.gpa, sizeof(struct pvclock_hyperv_page)))
+		return true;
 	for (size_t i = 0; i < vm->vcpu_count; i++) {
 		const struct pvclock_vcpu *vcpu = vm->vcpus[i];
 

@@ -47,6 +47,7 @@ int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record)
 	record->suspend_msr = vm->suspend_msr;
 	record->nested_control = vm->nested.control;
 	record->nested_msr = vm->nested.msr;
+	pvclock_vm_capture_hyperv(vm, record);
 	record->vcpu_count = (uint32_t)vm->vcpu_count;
 	for (i = 0; i < vm->vcpu_count; i++) {
 		const struct pvclock_vcpu *vcpu = vm->vcpus[i];
@@ -143,6 +144,7 @@ int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm 
 	vm->nested.control = record->nested_control;
 	vm->nested.msr = record->nested_msr;
 	pvclock_vm_resolve_nested(vm);
+	pvclock_vm_apply_hyperv(vm, record);
 	for (i = 0; i < vm->vcpu_count; i++) {
 		struct pvclock_vcpu *vcpu = vm->vcpus[i];
 

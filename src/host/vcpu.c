@@ -82,6 +82,8 @@ void pvclock_vcpu_destroy(struct pvclock_vcpu *vcpu)
 	pvclock_vm_judge_stability(vm);
 	if (before != vm->unstable.code && !vm->paused)
 		pvclock_vm_publish_all(vm);
+	else if (!vm->paused)
+		pvclock_vm_follow_hyperv(vm); /* the first one may be another */
 	pthread_mutex_unlock(&vm->lock);
 	free(vcpu);
 }
@@ -118,6 +120,7 @@ int pvclock_vcpu_set_tsc(struct pvclock_vcpu *vcpu, const struct pvclock_tsc_tra
 			pvclock_vm_publish_all(vm);
 		else
 			pvclock_vm_publish_vcpu(vcpu);
+		pvclock_vm_follow_hyperv(vm);
 	}
 	pthread_mutex_unlock(&vm->lock);
 	return 0;

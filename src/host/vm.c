@@ -123,6 +123,7 @@ int pvclock_vm_pause(struct pvclock_vm *vm)
 	if (!vm->paused) {
 		pvclock_vm_update_steals(vm, true); /* up to the blackout, and not what lies in it */
 		pvclock_vm_remember_line(vm);
+		pvclock_vm_pause_hyperv(vm);
 		vm->paused = true;
 		error = 0;
 	}

@@ -11,6 +11,7 @@
 #ifndef HOST_VM_H
 #define HOST_VM_H
 
+#include <pvclock/hyperv.h>
 #include <pvclock/interface.h>
 #include <pvclock/nested.h>
 #include <pvclock/parent.h>
@@ -81,6 +82,22 @@ struct pvclock_vcpu {
 	struct pvclock_nested_entry entered;
 };
 
+/* Hyper-V's clock (hyperv.c). */
+struct hyperv {
+	uint32_t features; /* that the guest may use */
+	uint64_t apic_hz;
+	uint64_t tsc_page, reenlightenment, emulation_control, emulation_status, invariant; /* MSRs, as they read */
+	struct place page;
+	bool shown;        /* the page says `line`, with `sequence` */
+	uint32_t sequence; /* the last one */
+	bool known;        /* `line` is reference time, over the TSC of `over`; it agrees with `of` */
+	struct pvclock_hyperv_line line;
+	struct pvclock_tsc_transform over;
+	struct pvclock_line of;
+	uint64_t last;     /* no later one was read before the pause */
+	bool owed;         /* the interrupt of re-enlightenment */
+};
+
 struct pvclock_vm {
 	const struct pvclock_os *os;
 	pthread_mutex_t lock;
@@ -99,6 +116,7 @@ struct pvclock_vm {
 	struct pvclock_vm *next_child; /* of the same parent; under the parent's lock */
 	_Atomic uint64_t followed;     /* the parent's generation that this VM's line is of */
 	unsigned int parent_table;     /* the nested page's entry, as parent_entry */
+	struct hyperv hyperv;
 	bool has_line, paused;
 	struct pvclock_line line;
 	struct pvclock_tsc_transform reference;
@@ -134,6 +152,15 @@ int pvclock_interface_read(const struct pvclock_vcpu *vcpu, uint32_t msr, uint64
 int pvclock_interface_restore(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
 /* Whether a value is one that the guest may write. */
 bool pvclock_interface_check(uint32_t msr, uint64_t value);
+/* hyperv.c: the same, of Hyper-V's MSRs */
+int pvclock_hyperv_write(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
+int pvclock_hyperv_read(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t *value);
+int pvclock_hyperv_restore(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
+void pvclock_vm_resolve_hyperv(struct pvclock_vm *vm);
+void pvclock_vm_follow_hyperv(struct pvclock_vm *vm);        /* the line, or whether one serves all vCPUs, may be another */
+void pvclock_vm_pause_hyperv(struct pvclock_vm *vm);         /* no vCPU runs */
+void pvclock_vm_capture_hyperv(const struct pvclock_vm *vm, struct pvclock_record *record);
+void pvclock_vm_apply_hyperv(struct pvclock_vm *vm, const struct pvclock_record *record);
 /* steal.c */
 bool pvclock_steal_check(uint64_t msr);                      /* whether it is a value that the guest may write */
 int pvclock_vm_write_steal_msr(struct pvclock_vcpu *vcpu, uint64_t value); /* as pvclock_vcpu_write_msr */
@@ -156,6 +183,11 @@ uint64_t pvclock_vm_system_time(struct pvclock_vm *vm, struct pvclock_host_tsc a
 static inline uint64_t vcpu_page_address(uint64_t msr)
 {
 	return msr & ~(uint64_t)PVCLOCK_MSR_ENABLE;
+}
+
+static inline bool tsc_same(const struct pvclock_tsc_transform *a, const struct pvclock_tsc_transform *b)
+{
+	return a->frac_bits == b->frac_bits && a->ratio == b->ratio && a->offset == b->offset;
 }
 
 static inline bool tsc_same_rate(const struct pvclock_tsc_transform *a, const struct pvclock_tsc_transform *b)

@@ -35,6 +35,8 @@ static int try_mode(struct pvclock_kvm *kvm, const struct kvm_mode *mode, const 
 	kvm->filtered = mode->filtered | (pvclock_vm_offered(kvm->vm) ? PVCLOCK_FILTER_INTERFACE : 0);
 	if (mode == &pvclock_kvm_mode_own && pvclock_vm_owns_steal(kvm->vm))
 		kvm->filtered |= PVCLOCK_FILTER_STEAL;
+	if (mode == &pvclock_kvm_mode_own && pvclock_vm_offered_hyperv(kvm->vm))
+		kvm->filtered |= PVCLOCK_FILTER_HYPERV;
 	return pvclock_kvm_begin_filter(kvm, config, reason);
 }
 
@@ -83,6 +85,8 @@ int pvclock_kvm_attach(const struct pvclock_kvm_config *config, struct pvclock_k
 	if (!(kvm->filtered & PVCLOCK_FILTER_STEAL)) /* whoever publishes the clock there publishes that */
 		pvclock_vm_own_steal(kvm->vm, false);
 	offer_nested(kvm);
+	if (!(kvm->filtered & PVCLOCK_FILTER_HYPERV))
+		pvclock_vm_offer_hyperv(kvm->vm, 0, 0);
 	pvclock_kvm_forget_sleep(kvm); /* from now on */
 	*out = kvm;
 	return 0;

@@ -155,10 +155,17 @@ static enum pvclock_cause cause_of(const struct pvclock_kvm *kvm)
 	return kvm->slept && kvm->blackout == PVCLOCK_BLACKOUT_PAUSE ? PVCLOCK_CAUSE_SUSPEND : causes[kvm->blackout];
 }
 
+/* As one of the guest's control MSRs wants it; 0 wants none. */
+static void interrupt(struct pvclock_kvm *kvm, uint64_t control)
+{
+	if (control & PVCLOCK_CONTROL_ENABLE)
+		pvclock_kvm_interrupt(kvm, (uint32_t)(control >> PVCLOCK_CONTROL_TARGET_SHIFT), (uint8_t)control);
+}
+
 /* To the caller, to the account, and to the guest if it asked for that: in memory, and then by an interrupt. No vCPU has run yet. */
 static void tell(struct pvclock_kvm *kvm, struct pvclock_correction *correction)
 {
-	uint64_t residual = (uint64_t)(correction->residual_ns < 0 ? -correction->residual_ns : correction->residual_ns), control;
+	uint64_t residual = (uint64_t)(correction->residual_ns < 0 ? -correction->residual_ns : correction->residual_ns);
 	struct pvclock_account account = {
 		.blackouts = 1,
 		.counted_ns = correction->counted_ns = kvm->counted_ns,
@@ -170,12 +177,9 @@ static void tell(struct pvclock_kvm *kvm, struct pvclock_correction *correction)
 
 	correction->cause = cause_of(kvm);
 	pvclock_vm_count(kvm->vm, &account);
-	control = pvclock_vm_tell(kvm->vm, correction->cause, kvm->counted_ns + kvm->uncounted_ns);
-	if (control & PVCLOCK_CONTROL_ENABLE)
-		pvclock_kvm_interrupt(kvm, (uint32_t)(control >> PVCLOCK_CONTROL_TARGET_SHIFT), (uint8_t)control);
-	control = pvclock_vm_take_nested(kvm->vm);
-	if (control & PVCLOCK_CONTROL_ENABLE)
-		pvclock_kvm_interrupt(kvm, (uint32_t)(control >> PVCLOCK_CONTROL_TARGET_SHIFT), (uint8_t)control);
+	interrupt(kvm, pvclock_vm_tell(kvm->vm, correction->cause, kvm->counted_ns + kvm->uncounted_ns));
+	interrupt(kvm, pvclock_vm_take_nested(kvm->vm));
+	interrupt(kvm, pvclock_vm_take_reenlightenment(kvm->vm));
 	kvm->moved_ticks = 0;
 	kvm->counted_ns = kvm->uncounted_ns = kvm->error_ns = 0;
 	kvm->blackout = PVCLOCK_BLACKOUT_PAUSE;

@@ -17,11 +17,12 @@
 
 #define OWN_BITMAP 8u /* a long of zeros, for the ranges of our own */
 #define RANGE_MSRS_MAX (0x600u * 8) /* KVM_MSR_FILTER_MAX_BITMAP_SIZE */
+#define OWN_COUNT 4u /* at most, in a row */
 #define ACCESS ((uint32_t)(KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE))
 
 /*
- * The registration MSRs, in pairs of neighbours; a guest's writes to its own TSC, which moves its clock's coordinates; and what it asks of
- * pvclock/interface.h.
+ * The registration MSRs, in rows of neighbours; a guest's writes to its own TSC, which moves its clock's coordinates; and what it asks of
+ * pvclock/interface.h and pvclock/hyperv.h.
  */
 static const struct {
 	unsigned int what;
@@ -35,6 +36,9 @@ static const struct {
 	{ PVCLOCK_FILTER_INTERFACE, PVCLOCK_MSR_SUSPEND_CONTROL, 2, ACCESS },
 	{ PVCLOCK_FILTER_INTERFACE, PVCLOCK_MSR_NESTED_CONTROL, 2, ACCESS },
 	{ PVCLOCK_FILTER_STEAL, PVCLOCK_MSR_STEAL_TIME, 1, ACCESS },
+	{ PVCLOCK_FILTER_HYPERV, PVCLOCK_HYPERV_MSR_TIME_REF_COUNT, 4, ACCESS },
+	{ PVCLOCK_FILTER_HYPERV, PVCLOCK_HYPERV_MSR_REENLIGHTENMENT_CONTROL, 3, ACCESS },
+	{ PVCLOCK_FILTER_HYPERV, PVCLOCK_HYPERV_MSR_TSC_INVARIANT_CONTROL, 1, ACCESS },
 };
 #define OURS (sizeof(ours) / sizeof(*ours))
 
@@ -151,24 +155,21 @@ int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, unsigned int w
 	if (error)
 		return error;
 	for (i = 0; i < OURS; i++) {
-		uint32_t base = ours[i].base, open[2];
+		uint32_t base = ours[i].base, open[OWN_COUNT], first, next;
 		bool fits = true;
 
 		if (!(ours[i].what & what))
 			continue;
-		open[0] = deny_covered(filter, base, ours[i].access);
-		open[1] = 0;
-		if (ours[i].count == 2)
-			open[1] = deny_covered(filter, base + 1, ours[i].access);
+		for (next = 0; next < ours[i].count; next++)
+			open[next] = deny_covered(filter, base + next, ours[i].access);
 		if (filter->flags & KVM_MSR_FILTER_DEFAULT_DENY)
 			continue;
-		if (open[0] && open[0] == open[1]) {
-			fits = add_range(filter, base, 2, open[0], copy.bitmaps);
-		} else {
-			if (open[0])
-				fits = add_range(filter, base, 1, open[0], copy.bitmaps);
-			if (open[1])
-				fits = fits && add_range(filter, base + 1, 1, open[1], copy.bitmaps);
+		/* neighbours that are open alike share a range */
+		for (first = 0; fits && first < ours[i].count; first = next) {
+			for (next = first + 1; next < ours[i].count && open[next] == open[first]; next++)
+				;
+			if (open[first])
+				fits = add_range(filter, base + first, next - first, open[first], copy.bitmaps);
 		}
 		if (!fits) {
 			pvclock_msr_filter_clear(&copy);
@@ -252,7 +253,7 @@ int pvclock_kvm_begin_filter(struct pvclock_kvm *kvm, const struct pvclock_kvm_c
 	    kvm_ioctl(kvm, kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_X86_MSR_FILTER) <= 0) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_NO_MSR_FILTER,
 				   "This KVM cannot hand clock MSRs to userspace (KVM_CAP_X86_MSR_FILTER); own mode, and what "
-				   "pvclock_vm_offer offers, need Linux 5.10 or newer, steer mode does not.");
+				   "pvclock_vm_offer and its kind offer, need Linux 5.10 or newer, steer mode does not.");
 		return -ENOTSUP;
 	}
 	error = pvclock_kvm_set_user_space_msr(kvm, config->user_space_msr_mask, reason);

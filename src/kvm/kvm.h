@@ -8,6 +8,7 @@
 
 #include "uapi.h"
 
+#include <pvclock/hyperv.h>
 #include <pvclock/interface.h>
 #include <pvclock/kvm.h>
 #include <pvclock/plan.h>
@@ -123,6 +124,7 @@ int pvclock_kvm_arrive_again(struct pvclock_kvm *kvm, const struct pvclock_arriv
 #define PVCLOCK_FILTER_CLOCK 1u     /* registrations, and the guest's own TSC */
 #define PVCLOCK_FILTER_INTERFACE 2u /* pvclock/interface.h */
 #define PVCLOCK_FILTER_STEAL 4u
+#define PVCLOCK_FILTER_HYPERV 8u    /* pvclock/hyperv.h */
 /* Nothing to do where nothing is filtered. */
 int pvclock_kvm_begin_filter(struct pvclock_kvm *kvm, const struct pvclock_kvm_config *config, struct pvclock_reason *reason);
 void pvclock_kvm_end_filter(struct pvclock_kvm *kvm);

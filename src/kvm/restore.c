@@ -183,13 +183,22 @@ static int check_vcpus(struct pvclock_kvm *kvm, const struct pvclock_record *rec
 /* What the guest has found here it goes on using. */
 static int check_offer(const struct pvclock_kvm *kvm, const struct pvclock_record *record, struct pvclock_reason *reason)
 {
-	uint32_t used = record->suspend_msr & PVCLOCK_MSR_ENABLE ? PVCLOCK_FEATURE_SUSPEND : 0, i;
+	uint32_t used = record->suspend_msr & PVCLOCK_MSR_ENABLE ? PVCLOCK_FEATURE_SUSPEND : 0, hyperv, i;
 
 	if (record->nested_msr & PVCLOCK_MSR_ENABLE)
 		used |= PVCLOCK_FEATURE_NESTED;
 	for (i = 0; i < record->vcpu_count; i++)
 		if (record->vcpus[i].deadline_control & PVCLOCK_CONTROL_ENABLE)
 			used |= PVCLOCK_FEATURE_DEADLINE;
+	hyperv = (record->hyperv_tsc_page & PVCLOCK_MSR_ENABLE ? PVCLOCK_HYPERV_TSC_PAGE : 0) |
+		 (record->hyperv_reenlightenment & PVCLOCK_CONTROL_ENABLE || record->hyperv_emulation_control ? PVCLOCK_HYPERV_REENLIGHTENMENT : 0) |
+		 (record->hyperv_invariant ? PVCLOCK_HYPERV_INVARIANT : 0);
+	if (hyperv & ~pvclock_vm_offered_hyperv(kvm->vm)) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD,
+				   "The record's guest uses features 0x%x of Hyper-V's clock, and this VM is offered 0x%x; give it those with "
+				   "pvclock_vm_offer_hyperv, in own mode.", hyperv, pvclock_vm_offered_hyperv(kvm->vm));
+		return -ENOTSUP;
+	}
 	if ((used & ~pvclock_vm_offered(kvm->vm)) == 0)
 		return 0;
 	pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD,
@@ -248,6 +257,26 @@ static int restore_steal(struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, c
 	return pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_STEAL_TIME, msr);
 }
 
+/* What the guest registered once for all of its vCPUs. */
+static int restore_of_vm(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, const struct pvclock_record *record)
+{
+	const struct {
+		uint32_t msr;
+		uint64_t value;
+	} msrs[] = {
+		{ PVCLOCK_MSR_WALL_CLOCK, record->wall_clock_msr },
+		{ PVCLOCK_MSR_SUSPEND_CONTROL, record->suspend_control },
+		{ PVCLOCK_MSR_SUSPEND, record->suspend_msr },
+		{ PVCLOCK_MSR_NESTED_CONTROL, record->nested_control },
+		{ PVCLOCK_MSR_NESTED, record->nested_msr },
+	};
+	int error = 0;
+
+	for (size_t i = 0; error == 0 && i < sizeof(msrs) / sizeof(*msrs); i++)
+		error = pvclock_vcpu_restore_msr(vcpu, msrs[i].msr, msrs[i].value);
+	return error ? error : pvclock_vm_restore_hyperv(kvm->vm, record);
+}
+
 /* What the guest registered, where the engine keeps it. */
 static int restore_registrations(struct pvclock_kvm *kvm, const struct pvclock_record *record)
 {
@@ -261,15 +290,7 @@ static int restore_registrations(struct pvclock_kvm *kvm, const struct pvclock_r
 		error = pvclock_vcpu_restore_msr(vcpu->vcpu, saved->old_msrs ? PVCLOCK_MSR_SYSTEM_TIME_OLD : PVCLOCK_MSR_SYSTEM_TIME,
 						 saved->system_time_msr);
 		if (error == 0 && i == 0)
-			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_WALL_CLOCK, record->wall_clock_msr);
-		if (error == 0 && i == 0)
-			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_SUSPEND_CONTROL, record->suspend_control);
-		if (error == 0 && i == 0)
-			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_SUSPEND, record->suspend_msr);
-		if (error == 0 && i == 0)
-			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_NESTED_CONTROL, record->nested_control);
-		if (error == 0 && i == 0)
-			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_NESTED, record->nested_msr);
+			error = restore_of_vm(kvm, vcpu->vcpu, record);
 		if (error == 0)
 			error = pvclock_vcpu_restore_msr(vcpu->vcpu, PVCLOCK_MSR_DEADLINE_CONTROL, saved->deadline_control);
 		if (error == 0)

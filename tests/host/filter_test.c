@@ -33,6 +33,9 @@ static bool is_ours(unsigned int what, uint32_t msr, uint32_t access)
 {
 	if (msr - PVCLOCK_MSR_DEADLINE_CONTROL < PVCLOCK_INTERFACE_MSRS)
 		return what & PVCLOCK_FILTER_INTERFACE;
+	if (msr - PVCLOCK_HYPERV_MSR_TIME_REF_COUNT < 4 || msr - PVCLOCK_HYPERV_MSR_REENLIGHTENMENT_CONTROL < 3 ||
+	    msr == PVCLOCK_HYPERV_MSR_TSC_INVARIANT_CONTROL)
+		return what & PVCLOCK_FILTER_HYPERV;
 	if (!(what & PVCLOCK_FILTER_CLOCK))
 		return false;
 	if (msr == 0x10 || msr == 0x3b) /* IA32_TSC, IA32_TSC_ADJUST */
@@ -55,11 +58,11 @@ static bool has_one_bit_for_both(const struct kvm_msr_filter *filter, uint32_t m
 
 static void check_merge(const struct kvm_msr_filter *theirs, unsigned int what, const struct kvm_msr_filter *merged)
 {
-	static const uint32_t bases[] = { 0, 0x4b564cf0, 0x505642e0, 0xc0000000, 0xfffffff0 };
+	static const uint32_t bases[] = { 0, 0x40000000, 0x40000100, 0x4b564cf0, 0x505642e0, 0xc0000000, 0xfffffff0 };
 	uint32_t access, msr, b;
 
 	for (access = KVM_MSR_FILTER_READ; access <= KVM_MSR_FILTER_WRITE; access++) {
-		for (b = 0; b < 5; b++) {
+		for (b = 0; b < sizeof(bases) / sizeof(*bases); b++) {
 			for (msr = bases[b]; msr - bases[b] < 64 && msr >= bases[b]; msr++) {
 				bool expected = !is_ours(what, msr, access) && kernel_allows(theirs, msr, access);
 
@@ -84,11 +87,11 @@ static void filters_are_merged_not_replaced(void **state)
 	(void)state;
 	for (round = 0; round < 20000; round++) {
 		struct kvm_msr_filter theirs = { .flags = fake_random(&random) % 3 == 0 ? KVM_MSR_FILTER_DEFAULT_DENY : 0 };
-		static const uint32_t bases[] = { 0, 0x8, 0x11, 0x12, 0x4b564cf8, 0x4b564d00, 0x4b564d01, 0x505642fe, 0x50564302 };
+		static const uint32_t bases[] = { 0, 0x8, 0x11, 0x12, 0x4b564cf8, 0x4b564d00, 0x4b564d01, 0x505642fe, 0x4000001e, 0x40000022, 0x40000107, 0x40000110 };
 		uint8_t bits[KVM_MSR_FILTER_MAX_RANGES][8];
 		struct pvclock_msr_filter merged;
 		struct pvclock_reason reason;
-		unsigned int what = (unsigned int)(fake_random(&random) % 4);
+		unsigned int what = (unsigned int)(fake_random(&random) % 4 | (fake_random(&random) & PVCLOCK_FILTER_HYPERV));
 		uint64_t count = fake_random(&random) % (KVM_MSR_FILTER_MAX_RANGES + 1), i;
 		int error;
 
@@ -96,12 +99,12 @@ static void filters_are_merged_not_replaced(void **state)
 			memcpy(bits[i], (uint64_t[1]){ fake_random(&random) }, 8);
 			theirs.ranges[i] = (struct kvm_msr_filter_range){
 				.flags = 1 + (uint32_t)(fake_random(&random) % 3), .bitmap = bits[i],
-				.base = bases[fake_random(&random) % 8], .nmsrs = 1 + (uint32_t)(fake_random(&random) % 64) };
+				.base = bases[fake_random(&random) % (sizeof(bases) / sizeof(*bases))], .nmsrs = 1 + (uint32_t)(fake_random(&random) % 64) };
 		}
 		error = pvclock_kvm_merge_filter(&theirs, what, &merged, &reason);
 		if (error == -ENOSPC) {
 			full++;
-			assert_true(count > KVM_MSR_FILTER_MAX_RANGES - 8);
+			assert_true(what & PVCLOCK_FILTER_HYPERV || count > KVM_MSR_FILTER_MAX_RANGES - 8);
 			assert_int_equal(reason.code, PVCLOCK_REASON_MSR_FILTER_FULL);
 			continue;
 		}
