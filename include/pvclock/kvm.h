@@ -100,6 +100,12 @@ enum pvclock_mode pvclock_kvm_mode(const struct pvclock_kvm *kvm);
 int pvclock_kvm_set_filter(struct pvclock_kvm *kvm, const struct kvm_msr_filter *filter, struct pvclock_reason *reason);
 int pvclock_kvm_set_user_space_msr(struct pvclock_kvm *kvm, uint64_t mask, struct pvclock_reason *reason);
 
+/*
+ * pvclock_vm_offer_hyperv for a VM that is attached, whose VMM has only now made up its guest's CPUID. Before a vCPU runs. 0, with a filter that has these
+ * MSRs; -ENOTSUP: not in own mode; or as pvclock_kvm_set_filter: then nothing has changed.
+ */
+int pvclock_kvm_offer_hyperv(struct pvclock_kvm *kvm, uint32_t features, uint64_t apic_hz, struct pvclock_reason *reason);
+
 /* After KVM_CREATE_VCPU (and KVM_SET_TSC_KHZ if used): the engine's vCPU and its fd. Reads its TSC back. */
 int pvclock_kvm_add_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, int vcpu_fd);
 void pvclock_kvm_remove_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu);
@@ -262,6 +268,7 @@ struct pvclock_arrival {
 	const struct pvclock_arrival_tsc *tscs; /* at the switch; the first one is the line's. Others run on as they are. */
 	size_t tsc_count;                       /* at least 1 */
 	struct pvclock_line line;               /* as the first one read it, from its page; mul 0: not known */
+	struct pvclock_hyperv_snapshot hyperv;  /* what its guest's TSC page says; scale 0: it has none */
 	uint64_t ns;                            /* the VMM's own account of the clock at the switch; UINT64_MAX: none */
 	struct pvclock_host_tsc at;             /* the switch, by this host's TSC; 0: now */
 	bool kvm_has_deadlines;                 /* a deadline of 0 in tscs says nothing: KVM was given it already, if there is one */

@@ -11,6 +11,7 @@
 #define PVCLOCK_VM_H
 
 #include <pvclock/guest.h>
+#include <pvclock/hyperv.h>
 #include <pvclock/os.h>
 #include <pvclock/policy.h>
 #include <pvclock/reason.h>
@@ -53,6 +54,8 @@ size_t pvclock_vm_take_dirty(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint
  * its version keeps changing; -EINVAL: not a line (never written).
  */
 int pvclock_vm_read_page(struct pvclock_vm *vm, struct pvclock_gpa gpa, struct pvclock_snapshot *out);
+/* The same of Hyper-V's TSC page (pvclock/hyperv.h); -EINVAL: its sequence says that it is no clock. */
+int pvclock_vm_read_hyperv_page(struct pvclock_vm *vm, struct pvclock_gpa gpa, struct pvclock_hyperv_snapshot *out);
 
 /* --- vCPUs ----------------------------------------------------------------------------- */
 
@@ -147,6 +150,12 @@ bool pvclock_vcpu_take_deadline(struct pvclock_vcpu *vcpu, struct pvclock_host_t
  */
 void pvclock_vm_offer_hyperv(struct pvclock_vm *vm, uint32_t features, uint64_t apic_hz);
 uint32_t pvclock_vm_offered_hyperv(const struct pvclock_vm *vm);
+
+/*
+ * The guest came with its TSC page, and no record: what that says is reference time, as far as it agrees with the line; `ticks`: the first vCPU's TSC at
+ * which it stood still. The VM is paused, and its MSRs are restored; pvclock_kvm_arrive does it. -EINVAL: the page is no clock.
+ */
+int pvclock_vm_adopt_hyperv(struct pvclock_vm *vm, const struct pvclock_hyperv_snapshot *page, uint64_t ticks);
 
 /*
  * After a resume and before the first vCPU runs (pvclock_kvm_resume does it): REENLIGHTENMENT_CONTROL, by which the guest gets its interrupt, if reference time

@@ -375,8 +375,9 @@ int pvclock_hyperv_restore(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t val
 
 /* --- the record ----------------------------------------------------------------------------------------------- */
 
+/* `ticks`: of the guest's TSC, and no later one was read. */
 static void restore_time(struct pvclock_vm *vm, const struct pvclock_hyperv_line *line, uint32_t sequence, const struct pvclock_tsc_transform *over,
-			 struct pvclock_host_tsc at)
+			 uint64_t ticks)
 {
 	struct hyperv *hyperv = &vm->hyperv;
 
@@ -385,7 +386,7 @@ static void restore_time(struct pvclock_vm *vm, const struct pvclock_hyperv_line
 	hyperv->sequence = sequence;
 	hyperv->over = *over;
 	hyperv->of = (struct pvclock_line){ .mul = 0 }; /* none: the line decides */
-	hyperv->last = hyperv->known ? pvclock_hyperv_time(line, pvclock_tsc_to_guest(over, at).ticks) : 0;
+	hyperv->last = hyperv->known ? pvclock_hyperv_time(line, ticks) : 0;
 	find_page(vm);
 	hyperv->shown = says(hyperv);
 }
@@ -398,6 +399,19 @@ int pvclock_vm_restore_hyperv(struct pvclock_vm *vm, const struct pvclock_record
 	pvclock_vm_apply_hyperv(vm, record);
 	pthread_mutex_unlock(&vm->lock);
 	return 0;
+}
+
+int pvclock_vm_adopt_hyperv(struct pvclock_vm *vm, const struct pvclock_hyperv_snapshot *page, uint64_t ticks)
+{
+	int error = -EINVAL;
+
+	pthread_mutex_lock(&vm->lock);
+	if (vm->vcpu_count > 0 && page->hyperv.scale != 0 && pvclock_hyperv_sequence_valid(page->sequence)) {
+		restore_time(vm, &page->hyperv, page->sequence, &vm->vcpus[0]->tsc, ticks);
+		error = 0;
+	}
+	pthread_mutex_unlock(&vm->lock);
+	return error;
 }
 
 void pvclock_vm_capture_hyperv(const struct pvclock_vm *vm, struct pvclock_record *record)
@@ -423,5 +437,6 @@ void pvclock_vm_apply_hyperv(struct pvclock_vm *vm, const struct pvclock_record 
 	hyperv->emulation_status = record->hyperv_emulation_status;
 	hyperv->invariant = record->hyperv_invariant;
 	hyperv->owed = false;
-	restore_time(vm, &record->hyperv, record->hyperv_sequence, &record->vcpus[0].tsc, record->time.at);
+	restore_time(vm, &record->hyperv, record->hyperv_sequence, &record->vcpus[0].tsc,
+		     pvclock_tsc_to_guest(&record->vcpus[0].tsc, record->time.at).ticks);
 }

@@ -185,6 +185,13 @@ int pvclock_vm_remove_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint
 	return error;
 }
 
+static int result_of(bool found, enum pvclock_read result)
+{
+	if (!found)
+		return -EFAULT;
+	return result == PVCLOCK_READ_OK ? 0 : result == PVCLOCK_READ_BUSY ? -EAGAIN : -EINVAL;
+}
+
 int pvclock_vm_read_page(struct pvclock_vm *vm, struct pvclock_gpa gpa, struct pvclock_snapshot *out)
 {
 	enum pvclock_read result = PVCLOCK_READ_INVALID;
@@ -196,7 +203,19 @@ int pvclock_vm_read_page(struct pvclock_vm *vm, struct pvclock_gpa gpa, struct p
 	if (found)
 		result = pvclock_page_read(place.host, out);
 	pthread_mutex_unlock(&vm->lock);
-	if (!found)
-		return -EFAULT;
-	return result == PVCLOCK_READ_OK ? 0 : result == PVCLOCK_READ_BUSY ? -EAGAIN : -EINVAL;
+	return result_of(found, result);
+}
+
+int pvclock_vm_read_hyperv_page(struct pvclock_vm *vm, struct pvclock_gpa gpa, struct pvclock_hyperv_snapshot *out)
+{
+	enum pvclock_read result = PVCLOCK_READ_INVALID;
+	struct place place;
+	bool found;
+
+	pthread_mutex_lock(&vm->lock);
+	found = pvclock_vm_find_place(vm, gpa.address, sizeof(struct pvclock_hyperv_page), &place);
+	if (found)
+		result = pvclock_hyperv_page_read(place.host, out);
+	pthread_mutex_unlock(&vm->lock);
+	return result_of(found, result);
 }

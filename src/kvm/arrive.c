@@ -165,6 +165,8 @@ int pvclock_kvm_arrive_again(struct pvclock_kvm *kvm, const struct pvclock_arriv
 	pvclock_vm_move_reference(kvm->vm, wanted.offset - real.offset);
 	kvm->moved_ticks = (int64_t)(real.offset - wanted.offset);
 	tell_change(kvm, arrival, &line);
+	if (arrival->hyperv.hyperv.scale)
+		pvclock_vm_adopt_hyperv(kvm->vm, &arrival->hyperv, arrival->tscs[0].tsc);
 	if (error == 0 && arrived->line_used)
 		error = rearm_deadlines(kvm, arrival, &at);
 	if (error == 0 && kvm->mode->arrived)

@@ -237,6 +237,26 @@ int pvclock_kvm_set_filter(struct pvclock_kvm *kvm, const struct kvm_msr_filter 
 	return error;
 }
 
+int pvclock_kvm_offer_hyperv(struct pvclock_kvm *kvm, uint32_t features, uint64_t apic_hz, struct pvclock_reason *reason)
+{
+	unsigned int before = kvm->filtered;
+	int error;
+
+	pvclock_reason_clear(reason);
+	if (kvm->mode->mode != PVCLOCK_MODE_OWN) {
+		pvclock_reason_set(reason, PVCLOCK_REASON_OS, "Hyper-V's clock is pvclock's own only in own mode; this VM is in %s mode.",
+				   pvclock_mode_name(kvm->mode->mode));
+		return -ENOTSUP;
+	}
+	kvm->filtered |= PVCLOCK_FILTER_HYPERV;
+	error = kvm->filtered == before ? 0 : pvclock_kvm_set_filter(kvm, kvm->theirs.bitmaps ? &kvm->theirs.filter : NULL, reason);
+	if (error)
+		kvm->filtered = before;
+	else
+		pvclock_vm_offer_hyperv(kvm->vm, features, apic_hz);
+	return error;
+}
+
 void pvclock_msr_filter_clear(struct pvclock_msr_filter *merged)
 {
 	free(merged->bitmaps);

@@ -54,9 +54,23 @@ static int own_slope(const struct pvclock_kvm *kvm, const struct pvclock_slope *
 	return pvclock_slope_to_guest(host, &tsc, guest) ? 0 : -EINVAL;
 }
 
+/*
+ * The kernel's own clock is what its timers of Hyper-V's and Xen's interfaces count by: it is set to where the guest's is, as well as one call can say
+ * it, and runs at its own rate until the next time.
+ */
+static int set_kernel_clock(struct pvclock_kvm *kvm)
+{
+	uint64_t now;
+	int error = pvclock_vm_now(kvm->vm, &now);
+
+	return error ? error : pvclock_kvm_set_clock(kvm, now);
+}
+
 static int own_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
 {
-	return pvclock_vm_start(kvm->vm, kvm->os->ops->read_tsc(kvm->os->ctx), 0, host);
+	int error = pvclock_vm_start(kvm->vm, kvm->os->ops->read_tsc(kvm->os->ctx), 0, host);
+
+	return error == 0 && (kvm->filtered & PVCLOCK_FILTER_HYPERV) ? set_kernel_clock(kvm) : error;
 }
 
 /* Ours only if the VMM's own filter does not ask for it. */
@@ -126,6 +140,7 @@ static int own_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correc
 {
 	uint64_t msr;
 	size_t i;
+	int error;
 
 	(void)correction; /* the line did not change: nothing to correct */
 	(void)reason;
@@ -133,19 +148,8 @@ static int own_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correc
 		if (!kvm->vcpus[i].witness && pvclock_vcpu_read_msr(kvm->vcpus[i].vcpu, PVCLOCK_MSR_SYSTEM_TIME, &msr) == 0 &&
 		    (msr & PVCLOCK_MSR_ENABLE))
 			plant_witness(kvm, &kvm->vcpus[i]);
-	return pvclock_vm_resume(kvm->vm);
-}
-
-/*
- * After a restore or an arrival. The kernel's own clock is what Hyper-V's and Xen's interfaces are computed from: it goes on from where the guest's does,
- * as well as one call can say it.
- */
-static int own_arrived(struct pvclock_kvm *kvm)
-{
-	uint64_t now;
-	int error = pvclock_vm_now(kvm->vm, &now);
-
-	return error ? error : pvclock_kvm_set_clock(kvm, now);
+	error = pvclock_vm_resume(kvm->vm);
+	return error == 0 && (kvm->filtered & PVCLOCK_FILTER_HYPERV) ? set_kernel_clock(kvm) : error;
 }
 
 const struct kvm_mode pvclock_kvm_mode_own = {
@@ -156,5 +160,5 @@ const struct kvm_mode pvclock_kvm_mode_own = {
 	.handle_msr = own_handle_msr,
 	.pause = own_pause,
 	.resume = own_resume,
-	.arrived = own_arrived,
+	.arrived = set_kernel_clock,
 };

@@ -13,7 +13,7 @@
 
 #define SNAP_NS 1000000000ull /* counters saved one after another differ by what that took; KVM itself allows 1 s */
 
-/* The line that the guest's own page holds for a vCPU. */
+/* The line that the guest's own page holds for a vCPU: KVM's, or else Hyper-V's. */
 static bool read_line(const struct vcpu *vcpu, struct pvclock_line *line)
 {
 	struct {
@@ -21,17 +21,19 @@ static bool read_line(const struct vcpu *vcpu, struct pvclock_line *line)
 		struct kvm_msr_entry entry;
 	} one = { .head = { .nmsrs = 1 }, .entry = { .index = PVCLOCK_MSR_SYSTEM_TIME } };
 	struct pvclock_snapshot snapshot;
+	struct pvclock_hyperv_snapshot hyperv;
 	uint64_t msr = 0;
 
 	if (vm_is(vcpu->vm, PVCLOCK_MODE_OWN))
 		pvclock_vcpu_read_msr(vcpu->clock, PVCLOCK_MSR_SYSTEM_TIME, &msr);
 	else if (kernel_ioctl(vcpu->object.fd, KVM_GET_MSRS, &one) == 1)
 		msr = one.entry.data;
-	if (!(msr & PVCLOCK_MSR_ENABLE) ||
-	    pvclock_vm_read_page(vcpu->vm->clock, (struct pvclock_gpa){ msr & ~(uint64_t)PVCLOCK_MSR_ENABLE }, &snapshot) != 0)
-		return false;
-	*line = snapshot.line;
-	return true;
+	if ((msr & PVCLOCK_MSR_ENABLE) &&
+	    pvclock_vm_read_page(vcpu->vm->clock, (struct pvclock_gpa){ msr & ~(uint64_t)PVCLOCK_MSR_ENABLE }, &snapshot) == 0) {
+		*line = snapshot.line;
+		return true;
+	}
+	return vcpu_read_hyperv(vcpu, &hyperv) && pvclock_line_from_hyperv(&hyperv.hyperv, vcpu->tsc, line);
 }
 
 /* Whether two ticks of one counter's are less than a second apart, by its line. */
@@ -142,6 +144,8 @@ int vm_arrive(struct vm *vm)
 	if (tscs == NULL)
 		return -ENOMEM;
 	first = choose_first(vm, &arrival.line);
+	if (!vcpu_read_hyperv(first, &arrival.hyperv))
+		arrival.hyperv = (struct pvclock_hyperv_snapshot){ .sequence = 0 };
 	tscs[arrival.tsc_count++] = (struct pvclock_arrival_tsc){
 		.vcpu = first->clock, .tsc = first->tsc, .deadline = first->deadline };
 	for (size_t i = 0; i < vm->vcpu_count; i++) {

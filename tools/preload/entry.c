@@ -98,6 +98,8 @@ static int vcpu_ioctl(struct vcpu *vcpu, unsigned long request, void *arg)
 		return vcpu_get_msrs(vcpu, arg);
 	case KVM_SET_MSRS:
 		return vcpu_set_msrs(vcpu, arg);
+	case KVM_SET_CPUID2:
+		return vcpu_set_cpuid(vcpu, arg);
 	case KVM_KVMCLOCK_CTRL:
 		return vcpu_kvmclock_ctrl(vcpu);
 	default:

@@ -167,6 +167,13 @@ int vcpu_set_msrs(struct vcpu *vcpu, const struct kvm_msrs *msrs);
 /* What the counter reads at a host tick, with the offset that holds now. */
 uint64_t vcpu_tsc_at(const struct vcpu *vcpu, struct pvclock_host_tsc at);
 
+/* --- hyperv.c ------------------------------------------------------------------------------ */
+
+/* KVM_SET_CPUID2. */
+int vcpu_set_cpuid(struct vcpu *vcpu, const struct kvm_cpuid2 *cpuid);
+/* What the guest's own TSC page says. False: it has none, or it is no clock. */
+bool vcpu_read_hyperv(const struct vcpu *vcpu, struct pvclock_hyperv_snapshot *page);
+
 /* --- clock.c ------------------------------------------------------------------------------- */
 
 int vm_get_clock(struct vm *vm, struct clock_data *clock);
