@@ -5,7 +5,9 @@
  */
 #include "input.h"
 
+#include <pvclock/hyperv.h>
 #include <pvclock/interface.h>
+#include <pvclock/record.h>
 #include <pvclock/vm.h>
 
 #include <stdint.h>
@@ -17,6 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define REGIONS 3
 #define REGION_SIZE 256u
+#define HYPERV_GPA 0x5000u /* a page that only Hyper-V's clock is asked for */
 #define VCPUS 2
 
 /* An address near something that matters, or any at all. */
@@ -72,6 +75,62 @@ static void fire(struct pvclock_vcpu *vcpu, struct pvclock_host_tsc now)
 		abort();
 }
 
+static const uint32_t hyperv_msrs[] = {
+	PVCLOCK_HYPERV_MSR_TIME_REF_COUNT, PVCLOCK_HYPERV_MSR_REFERENCE_TSC, PVCLOCK_HYPERV_MSR_TSC_FREQUENCY, PVCLOCK_HYPERV_MSR_APIC_FREQUENCY,
+	PVCLOCK_HYPERV_MSR_REENLIGHTENMENT_CONTROL, PVCLOCK_HYPERV_MSR_TSC_EMULATION_CONTROL, PVCLOCK_HYPERV_MSR_TSC_EMULATION_STATUS,
+	PVCLOCK_HYPERV_MSR_TSC_INVARIANT_CONTROL,
+};
+
+/* -1 - e < time - ns / 100 < 1.02 + e, e = tick / 2^65 (docs/hyperv.md) */
+static bool within(uint64_t time, uint64_t ns, uint64_t tick)
+{
+	__int128 apart = ((__int128)time * 100 - (__int128)ns) * ((__int128)1 << 65), e = (__int128)100 * tick;
+
+	return apart > -((__int128)100 << 65) - e && apart < ((__int128)102 << 65) + e;
+}
+
+/* What a record says of Hyper-V's clock is what it says again. */
+static void save_and_restore(struct pvclock_vm *vm)
+{
+	struct pvclock_record record, again;
+
+	if (pvclock_vm_pause(vm) == 0 && pvclock_record_capture(vm, &record) == 0) {
+		if (pvclock_vm_restore_hyperv(vm, &record) || pvclock_record_capture(vm, &again))
+			abort();
+		if (record.hyperv.scale != again.hyperv.scale || record.hyperv.offset != again.hyperv.offset ||
+		    record.hyperv_sequence != again.hyperv_sequence || record.hyperv_emulation_status != again.hyperv_emulation_status)
+			abort();
+		pvclock_record_clear(&record);
+		pvclock_record_clear(&again);
+	}
+	pvclock_vm_resume(vm);
+}
+
+/* A page that is a clock is the counter, and both agree with the line, from its anchor on and before it saturates. */
+static void check_hyperv(struct pvclock_vcpu *vcpu, const uint8_t *page, uint64_t *tsc)
+{
+	struct pvclock_tsc_transform transform;
+	struct pvclock_hyperv_snapshot snapshot;
+	uint64_t on = 0, counter, tick, ns;
+	struct pvclock_line line;
+
+	pvclock_vcpu_read_msr(vcpu, PVCLOCK_HYPERV_MSR_REFERENCE_TSC, &on);
+	if (on != (HYPERV_GPA | 1))
+		return;
+	if (pvclock_vcpu_read_msr(vcpu, PVCLOCK_HYPERV_MSR_TIME_REF_COUNT, &counter))
+		abort();
+	pvclock_vcpu_get_tsc(vcpu, &transform);
+	tick = pvclock_tsc_to_guest(&transform, (struct pvclock_host_tsc){ *tsc }).ticks;
+	if (pvclock_hyperv_page_read(page, &snapshot) != PVCLOCK_READ_OK || pvclock_vcpu_get_line(vcpu, &line))
+		return;
+	if (pvclock_hyperv_time(&snapshot.hyperv, tick) != counter)
+		abort();
+	ns = pvclock_line_ns(&line, tick);
+	/* modulo 2^64: no such time was ever, and the arithmetic above has no such numbers */
+	if (tick >= line.tsc && ns != UINT64_MAX && (int64_t)counter >= 0 && ns > 100 && !within(counter, ns, tick))
+		abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const uint32_t msrs[] = { PVCLOCK_MSR_SYSTEM_TIME, PVCLOCK_MSR_SYSTEM_TIME_OLD, PVCLOCK_MSR_WALL_CLOCK,
@@ -85,7 +144,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct pvclock_slope slope;
 	uint8_t dirty[2 * REGION_SIZE / 8];
 	struct pvclock_vm *vm;
-	uint8_t *memory[REGIONS];
+	uint8_t *memory[REGIONS], *page;
 	int i;
 
 	if (pvclock_vm_create(&os, &vm))
@@ -97,6 +156,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	pvclock_slope_from_kernel(6462414, 24, &slope);
 	pvclock_vm_offer(vm, PVCLOCK_FEATURES);
 	pvclock_vm_own_steal(vm, true);
+	pvclock_vm_offer_hyperv(vm, PVCLOCK_HYPERV_FEATURES, 1000000000);
+	page = calloc(1, sizeof(struct pvclock_hyperv_page)); /* nothing beside it */
+	pvclock_vm_add_memory(vm, (struct pvclock_gpa){ HYPERV_GPA }, sizeof(struct pvclock_hyperv_page), page, 0);
 	while (input.size > 0) {
 		uint8_t op = (uint8_t)take(&input, 1);
 		struct pvclock_vcpu *vcpu = vcpus[op >> 7];
@@ -104,7 +166,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		struct pvclock_line line;
 		uint64_t value;
 
-		switch (op % 14) {
+		switch (op % 17) {
 		case 0:
 		case 1:
 		case 2:
@@ -154,6 +216,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		case 12:
 			fire(vcpu, (struct pvclock_host_tsc){ take(&input, 8) });
 			break;
+		case 13:
+			value = op >> 7 ? HYPERV_GPA | 1 : take(&input, 8);
+			pvclock_vcpu_write_msr(vcpu, op >> 7 ? PVCLOCK_HYPERV_MSR_REFERENCE_TSC : hyperv_msrs[take(&input, 1) % 8], value);
+			break;
+		case 14:
+			value = take(&input, 1) % 4 | (take(&input, 1) & 0xf0) << 12 | take(&input, 1);
+			pvclock_vcpu_write_msr(vcpu, hyperv_msrs[4 + (op >> 6)], value);
+			break;
+		case 15:
+			if (op >> 6)
+				pvclock_vcpu_restore_msr(vcpu, hyperv_msrs[(op >> 5) % 8], take(&input, 8));
+			else
+				save_and_restore(vm);
+			break;
 		default:
 			pvclock_vm_take_dirty(vm, (struct pvclock_gpa){ take_gpa(&input) & ~0xfffull },
 					      take(&input, 2) % (sizeof(dirty) * 8 * 4096), dirty);
@@ -167,11 +243,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			if (pvclock_vcpu_get_line(vcpus[i], &of_vcpu) == 0)
 				pvclock_line_ns(&of_vcpu, tsc);
 		}
+		check_hyperv(vcpus[0], page, &tsc);
 	}
 	for (i = 0; i < VCPUS; i++)
 		pvclock_vcpu_destroy(vcpus[i]);
 	pvclock_vm_destroy(vm);
 	for (i = 0; i < REGIONS; i++)
 		free(memory[i]);
+	free(page);
 	return 0;
 }

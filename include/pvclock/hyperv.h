@@ -2,7 +2,7 @@
 /*
  * hyperv.h - Hyper-V's clock, as its guests know it: the reference TSC page, the reference counter, the frequencies, and how a guest is told that
  * its TSC is another one (Hypervisor Top Level Functional Specification, TLFS, chapters "Timers" and "Nested Virtualization"). For both sides;
- * freestanding. docs/hyperv.md says what a VM of ours promises of it.
+ * freestanding. docs/hyperv.md says what a VM promises of it.
  *
  * Reference time is R(t) = floor(t * scale / 2^64) + offset, in units of 100 ns, for a guest TSC t. The page holds scale and offset, and the counter is
  * the same function, evaluated by the host: so the two agree in every bit. Against the pvclock page, of the line `line`:

@@ -108,7 +108,7 @@ static void wait_for(const struct pvclock_vm *vm, uint64_t last)
 
 static bool page_on(const struct hyperv *hyperv)
 {
-	return (hyperv->features & PVCLOCK_HYPERV_TSC_PAGE) && (hyperv->tsc_page & PVCLOCK_MSR_ENABLE) && hyperv->page.host;
+	return (hyperv->features & PVCLOCK_HYPERV_TSC_PAGE) && hyperv->page.host;
 }
 
 static void withdraw(struct hyperv *hyperv)

@@ -417,6 +417,86 @@ static void a_slow_tsc_has_the_counter(void **state)
 	free_hv(m);
 }
 
+/* Which lines of the same slope reference time still agrees with: those for which its definition holds, to the ns, and no others. */
+static void p12_it_is_kept_exactly_as_long_as_it_agrees(void **state)
+{
+	struct hv *m = new_hv(1, PVCLOCK_HYPERV_FEATURES, 6462370);
+	unsigned int kept = 0, renewed = 0;
+
+	(void)state;
+	turn_on(m);
+	for (int round = 0; round < 50; round++) {
+		struct pvclock_hyperv_snapshot page, next;
+		struct pvclock_line first, line;
+
+		/* another function, far from this one, so that each round begins with one that is new */
+		assert_int_equal(pvclock_vcpu_get_line(m->vcpus[0], &first), 0);
+		first.tsc = splitmix64(&seed) >> (round % 2 ? 2 : 20);
+		first.ns = splitmix64(&seed) >> 1;
+		m->fake.tsc = first.tsc - m->fake.offset + 1000;
+		assert_int_equal(pvclock_vcpu_set_line(m->vcpus[0], &first), 0);
+		for (int move = -230; move <= 230; move += 1 + (int)(splitmix64(&seed) % 9)) {
+			s128 apart, e;
+			bool agrees;
+
+			assert_int_equal(pvclock_vcpu_set_line(m->vcpus[0], &first), 0);
+			page = page_of(m);
+			line = first;
+			line.ns += (uint64_t)(int64_t)move;
+			/* Y(a), in units of 2^-65 / 100 */
+			apart = ((s128)((u128)line.tsc * page.hyperv.scale >> 64) + page.hyperv.offset) * 100 - (s128)line.ns;
+			apart = apart * ((s128)1 << 65) + (s128)(uint64_t)((u128)line.tsc * page.hyperv.scale) * 200;
+			e = (s128)100 * line.tsc;
+			agrees = apart >= -e && apart < ((s128)100 << 65) + e;
+			assert_int_equal(pvclock_vcpu_set_line(m->vcpus[0], &line), 0);
+			next = page_of(m);
+			if (agrees != (next.sequence == page.sequence) || agrees != same_time(&next.hyperv, &page.hyperv))
+				fail_msg("moved by %d ns: %s (seed %" PRIu64 ")", move, agrees ? "replaced" : "kept", seed);
+			kept += agrees;
+			renewed += !agrees;
+			judge_all(m, &next.hyperv, 20);
+		}
+	}
+	assert_true(kept > 200 && renewed > 200);
+	free_hv(m);
+}
+
+/* Another rate at the very tick: with nothing in between that would pass the time. */
+static void p2_a_new_function_waits_for_the_old_one(void **state)
+{
+	struct hv *m = new_hv(1, PVCLOCK_HYPERV_FEATURES, 6462370);
+	unsigned int waited = 0;
+
+	(void)state;
+	turn_on(m);
+	for (int round = 0; round < 1000; round++) {
+		static const uint32_t mults[] = { 6462371, 6462370, 5592405 };
+		struct pvclock_hyperv_snapshot page;
+		struct pvclock_hyperv_line fresh;
+		struct pvclock_line line, next;
+		struct pvclock_slope slope;
+		uint64_t last, tick;
+
+		m->fake.tsc += splitmix64(&seed) % 1000000;
+		last = read_msr(m, PVCLOCK_HYPERV_MSR_TIME_REF_COUNT);
+		assert_int_equal(pvclock_vm_pause(m->vm), 0);
+		tick = m->fake.tsc + m->fake.offset;
+		assert_int_equal(pvclock_vcpu_get_line(m->vcpus[0], &line), 0);
+		assert_true(pvclock_slope_from_kernel(mults[round % 3], 24, &slope));
+		assert_true(pvclock_line_continue(&line, tick, tick, &slope, &next, NULL));
+		assert_true(pvclock_line_to_hyperv(&next, &fresh));
+		waited += reference_time(&fresh, tick) < last;
+		assert_int_equal(pvclock_vcpu_set_line(m->vcpus[0], &next), 0);
+		assert_int_equal(pvclock_vm_resume(m->vm), 0);
+		page = page_of(m);
+		if (reference_time(&page.hyperv, m->fake.tsc + m->fake.offset) < last)
+			fail_msg("round %d: backwards (seed %" PRIu64 ")", round, seed);
+		judge_all(m, &page.hyperv, 10);
+	}
+	assert_true(waited > 10);
+	free_hv(m);
+}
+
 /* --- records -------------------------------------------------------------------------------------------------- */
 
 /* Another VMM, on this host or one that runs at another rate, with the guest's memory. */
@@ -713,6 +793,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(the_page_is_written_where_it_was_asked_for),
 		cmocka_unit_test(p4_an_unstable_vm_has_the_counter),
 		cmocka_unit_test(a_slow_tsc_has_the_counter),
+		cmocka_unit_test(p12_it_is_kept_exactly_as_long_as_it_agrees),
+		cmocka_unit_test(p2_a_new_function_waits_for_the_old_one),
 		cmocka_unit_test(p6_all_of_it_goes_with_the_record),
 		cmocka_unit_test(p6_capture_and_apply_are_each_others_inverse),
 		cmocka_unit_test(p8_another_rate_is_told),
