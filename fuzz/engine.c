@@ -135,7 +135,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const uint32_t msrs[] = { PVCLOCK_MSR_SYSTEM_TIME, PVCLOCK_MSR_SYSTEM_TIME_OLD, PVCLOCK_MSR_WALL_CLOCK,
 					 PVCLOCK_MSR_WALL_CLOCK_OLD, PVCLOCK_MSR_DEADLINE_CONTROL, PVCLOCK_MSR_DEADLINE,
-					 PVCLOCK_MSR_SUSPEND_CONTROL, PVCLOCK_MSR_SUSPEND, PVCLOCK_MSR_STEAL_TIME };
+					 PVCLOCK_MSR_SUSPEND_CONTROL, PVCLOCK_MSR_SUSPEND, PVCLOCK_MSR_STEAL_TIME,
+					 PVCLOCK_MSR_NESTED_CONTROL, PVCLOCK_MSR_NESTED };
 	uint64_t tsc = 1ull << 40;
 	const struct pvclock_os_ops ops = { .read_tsc = read_tsc, .clock_gettime = gettime, .read_file = read_schedstat };
 	const struct pvclock_os os = { .ops = &ops, .ctx = &tsc };
@@ -171,11 +172,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		case 1:
 		case 2:
 			value = take_gpa(&input);
-			pvclock_vcpu_write_msr(vcpu, msrs[(op >> 4) % 9], value);
+			pvclock_vcpu_write_msr(vcpu, msrs[(op >> 4) % 11], value);
 			break;
 		case 3:
 			value = take_gpa(&input);
-			pvclock_vcpu_restore_msr(vcpu, msrs[(op >> 4) % 9], value);
+			pvclock_vcpu_restore_msr(vcpu, msrs[(op >> 4) % 11], value);
 			break;
 		case 4:
 		case 5:

@@ -276,13 +276,6 @@ struct pvclock_line_change {
 bool pvclock_line_follow(const struct pvclock_line_change *parent, const struct pvclock_tsc_transform *transform,
 			 const struct pvclock_line *old, struct pvclock_line *next);
 
-/*
- * `guest`, and `nested` over that, as one: to 2 ticks for a scaled one, and 2^-63 of the rate, as a processor has it from a hypervisor that
- * does the same. guest->offset is taken as signed. False, and nothing stored: the ratio has no place in 64 bits.
- */
-bool pvclock_tsc_compose(const struct pvclock_tsc_transform *guest, const struct pvclock_tsc_transform *nested,
-			 struct pvclock_tsc_transform *both);
-
 /* --- first tick: the inverse ------------------------------------------------------- */
 
 /*

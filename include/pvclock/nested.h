@@ -28,9 +28,9 @@ enum pvclock_nested_kind {
 };
 
 /*
- * One place in the guest's memory. The counter by which it is read is ((the guest's counter * ratio) >> frac_bits) + offset; frac_bits 0: no
- * ratio. `under`: 0, or 1 + the number of an earlier entry: this one is only followed where that one was. Of a TABLE that is its VM's first
- * vCPU's PAGE, and must be; of what stands in that table, it is the TABLE.
+ * One place in the guest's memory. The counter by which it is read is ((its host's counter * ratio) >> frac_bits) + offset; frac_bits 0: no
+ * ratio. Its host is this guest, with `under` 0. Else `under` is 1 + the number of an earlier entry, and this one is followed where that one
+ * was: of a TABLE, the PAGE of its VM's first vCPU; of a PAGE, the TABLE of the guest that is its host.
  */
 struct pvclock_nested_entry {
 	uint64_t gpa, offset, ratio;

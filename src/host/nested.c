@@ -19,8 +19,10 @@ struct walk {
 	uint32_t rewritten, refused;
 	struct {
 		bool done;
+		uint8_t under;
 		uint64_t gpa, size;
 		struct pvclock_line old; /* of a PAGE, before */
+		struct pvclock_line_change changes[NESTED_CHANGES]; /* of a TABLE's VM */
 	} slots[PVCLOCK_NESTED_ENTRIES];
 };
 
@@ -150,44 +152,63 @@ static bool find(const struct walk *walk, unsigned int number, const struct pvcl
 
 /* --- the walk ------------------------------------------------------------------------------------ */
 
-static bool rewrite_page(struct walk *walk, unsigned int number, const struct pvclock_tsc_transform *transform, const struct place *place)
+/* What changed for the VM that has an entry: this guest, or the one in whose table it stands. */
+static const struct pvclock_line_change *changes_of(const struct walk *walk, const struct pvclock_nested_entry *entry)
+{
+	unsigned int under = entry->under;
+
+	if (under && entry->kind == PVCLOCK_NESTED_TABLE) /* beside its page */
+		under = walk->slots[under - 1].under;
+	return under ? walk->slots[under - 1].changes : walk->vm->nested.changes;
+}
+
+static bool rewrite_page(struct walk *walk, unsigned int number, const struct pvclock_nested_entry *entry,
+			 const struct pvclock_tsc_transform *transform, const struct place *place)
 {
 	const struct pvclock_vm *vm = walk->vm;
 	/* P4: where this guest's own vCPUs have not one line any more, no guest of its has */
 	uint8_t keep = vm->unstable.code == PVCLOCK_REASON_NONE ? UINT8_MAX : (uint8_t)~PVCLOCK_TSC_STABLE;
 
-	return pvclock_page_follow(place->host, vm->nested.changes, vm->nested.change_count, transform, keep, &walk->slots[number].old);
+	return pvclock_page_follow(place->host, changes_of(walk, entry), vm->nested.change_count, transform, keep, &walk->slots[number].old);
 }
 
-/* A guest's guest that is a host, too, is told what became of its line: that of its first vCPU, which `page` held. */
-static bool tell_table(const struct walk *walk, const struct pvclock_line *page, const struct pvclock_tsc_transform *transform,
-		       const struct place *place)
+/* A guest's guest that is a host, too, is told what became of its line: that of its first vCPU, whose page is the entry before. */
+static bool tell_table(struct walk *walk, unsigned int number, const struct pvclock_nested_entry *entry,
+		       const struct pvclock_tsc_transform *transform, const struct place *place)
 {
-	const struct pvclock_nested_state *nested = &walk->vm->nested;
-	struct pvclock_line line = *page;
+	const struct pvclock_line_change *parent = changes_of(walk, entry);
+	struct pvclock_line_change *own = walk->slots[number].changes;
+	struct pvclock_line line = walk->slots[entry->under - 1].old;
 
 	if (!pvclock_nested_begun(place->host))
 		return false;
-	for (size_t i = 0; i < nested->change_count; i++) {
-		struct pvclock_line_change change = {
-			.old = line,
-			.old_ticks = pvclock_tsc_to_guest(transform, (struct pvclock_host_tsc){ nested->changes[i].old_ticks }).ticks,
-			.next_ticks = pvclock_tsc_to_guest(transform, (struct pvclock_host_tsc){ nested->changes[i].next_ticks }).ticks,
-		};
-
-		if (!pvclock_line_follow(&nested->changes[i], transform, &line, &line))
+	for (size_t i = 0; i < walk->vm->nested.change_count; i++) {
+		own[i].old = line;
+		own[i].old_ticks = pvclock_tsc_to_guest(transform, (struct pvclock_host_tsc){ parent[i].old_ticks }).ticks;
+		own[i].next_ticks = pvclock_tsc_to_guest(transform, (struct pvclock_host_tsc){ parent[i].next_ticks }).ticks;
+		if (!pvclock_line_follow(&parent[i], transform, &line, &line))
 			return false;
-		change.next = line;
-		/* how many of its own entries follow is not known yet */
-		pvclock_nested_tell(place->host, &change, UINT32_MAX, UINT32_MAX);
+		own[i].next = line;
 	}
+	for (size_t i = 0; i < walk->vm->nested.change_count; i++) /* how many of its own entries follow is not known yet */
+		pvclock_nested_tell(place->host, &own[i], UINT32_MAX, UINT32_MAX);
 	return true;
+}
+
+/* A page stands in a table, which is what it is under, if it is not this guest's own; a table stands beside the page of its VM's first vCPU. */
+static bool is_page(const struct walk *walk, const struct pvclock_nested_entry *entry, unsigned int under)
+{
+	return entry->kind == PVCLOCK_NESTED_PAGE && (under == 0 || walk->slots[under - 1].size == TABLE_SIZE);
+}
+
+static bool is_table(const struct walk *walk, const struct pvclock_nested_entry *entry, unsigned int under)
+{
+	return entry->kind == PVCLOCK_NESTED_TABLE && under != 0 && walk->slots[under - 1].size == sizeof(struct pvclock_page);
 }
 
 static bool follow(struct walk *walk, unsigned int number, const struct pvclock_nested_entry *entry)
 {
 	struct pvclock_tsc_transform transform = { .ratio = entry->ratio, .offset = entry->offset, .frac_bits = entry->frac_bits };
-	bool changes = walk->vm->nested.change_count > 0;
 	struct place place;
 	bool done;
 
@@ -198,13 +219,13 @@ static bool follow(struct walk *walk, unsigned int number, const struct pvclock_
 	if (!find(walk, number, entry, &place))
 		return false;
 	walk->slots[number].gpa = entry->gpa;
-	if (entry->kind == PVCLOCK_NESTED_PAGE) {
+	walk->slots[number].under = entry->under;
+	if (is_page(walk, entry, entry->under)) {
 		walk->slots[number].size = sizeof(struct pvclock_page);
-		done = rewrite_page(walk, number, &transform, &place);
-	} else if (entry->kind == PVCLOCK_NESTED_TABLE && entry->under &&
-		   walk->slots[entry->under - 1].size == sizeof(struct pvclock_page)) {
+		done = rewrite_page(walk, number, entry, &transform, &place);
+	} else if (is_table(walk, entry, entry->under)) {
 		walk->slots[number].size = TABLE_SIZE;
-		done = !changes || tell_table(walk, &walk->slots[entry->under - 1].old, &transform, &place);
+		done = tell_table(walk, number, entry, &transform, &place);
 	} else {
 		return false;
 	}

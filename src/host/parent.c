@@ -10,8 +10,8 @@
  * So the entry follows the page: first the line is written there, then it is entered, then the generation is looked at. And it is withdrawn
  * before the guest gets back what it had registered.
  *
- * What VMs of this machine keep in tables of their own, being hosts, is copied, with addresses in this machine's memory and over this machine's
- * counter. So the parent knows of one level only, and reaches all of them.
+ * What VMs of this machine keep in tables of their own, being hosts, is copied, with addresses in this machine's memory. So the parent knows
+ * of one guest only, and reaches all that run in it.
  */
 #include "vm.h"
 #include "reason.h"
@@ -190,9 +190,7 @@ static unsigned int copy_entry(struct pvclock_vm *vm, const struct pvclock_neste
 
 	if (theirs->kind != PVCLOCK_NESTED_PAGE && theirs->kind != PVCLOCK_NESTED_TABLE)
 		return 0;
-	if (under == 0 || !pvclock_tsc_compose(&vm->vcpus[0]->tsc, &transform, &transform))
-		return 0;
-	if (!pvclock_vm_find_place(vm, theirs->gpa, size, &place) || parent->ops->locate(parent->ctx, place.host, size, &gpa))
+	if (under == 0 || !pvclock_vm_find_place(vm, theirs->gpa, size, &place) || parent->ops->locate(parent->ctx, place.host, size, &gpa))
 		return 0;
 	copy = take_entry(parent, vm, under);
 	if (copy == 0)
@@ -354,7 +352,7 @@ int pvclock_parent_follow(struct pvclock_vm *vm, struct pvclock_slope *host, str
 
 	pvclock_reason_clear(reason);
 	pthread_mutex_lock(&vm->lock);
-	if (vm->parent && !vm->paused) {
+	if (pvclock_parent_changed(vm) && !vm->paused) {
 		result = -EBUSY;
 	} else if (pvclock_parent_changed(vm)) {
 		if (pvclock_nested_read(vm->parent->page, &told) == PVCLOCK_READ_OK)

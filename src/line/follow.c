@@ -84,36 +84,3 @@ bool pvclock_line_follow(const struct pvclock_line_change *parent, const struct 
 	*next = line;
 	return true;
 }
-
-bool pvclock_tsc_compose(const struct pvclock_tsc_transform *guest, const struct pvclock_tsc_transform *nested,
-			 struct pvclock_tsc_transform *both)
-{
-	word offset = (word)guest->offset, ratio = (word)guest->ratio;
-	bool negative = offset & WORD_TOP;
-	unsigned int bits = guest->frac_bits;
-	struct wide product;
-
-	if (bits > 63 || nested->frac_bits > 63)
-		return false;
-	if (nested->frac_bits) { /* the offset is scaled, too: rounded down, as the processor does */
-		product = wide_mul(negative ? (word)-offset : offset, (word)nested->ratio);
-		offset = wide_right(product, nested->frac_bits).lo;
-		if (negative && (product.lo & (((word)1 << nested->frac_bits) - 1)))
-			offset++;
-		if (negative)
-			offset = (word)-offset;
-		product = bits ? wide_mul(ratio, (word)nested->ratio) : wide_make(0, (word)nested->ratio);
-		for (bits += nested->frac_bits; product.hi || bits > 63; bits--) {
-			if (bits == 1)
-				return false;
-			product = wide_right(product, 1);
-		}
-		ratio = product.lo;
-	}
-	if (bits && ratio == 0)
-		return false;
-	both->ratio = bits ? ratio : 0;
-	both->frac_bits = (uint8_t)bits;
-	both->offset = (uint64_t)offset + nested->offset;
-	return true;
-}

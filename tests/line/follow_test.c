@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A guest's guest, when the guest's own line changes: where its clock goes on, its rate, and the composition of two transforms. */
+/* A guest's guest, when the guest's own line changes: where its clock goes on, and its rate. */
 #include "check.h"
 #include "oracle.h"
 
@@ -214,34 +214,6 @@ static void what_is_no_line_is_refused(void **state)
 	assert_int_equal(next.ns, 2);
 }
 
-/* The two one after the other, against both at once. */
-static void p8_transforms_compose(void **state)
-{
-	struct random random = random_start(200000);
-	unsigned long exact = 0, done = 0;
-
-	(void)state;
-	for (unsigned long i = 0; i < random.rounds; i++) {
-		struct pvclock_tsc_transform guest = random_transform(&random), nested = random_transform(&random), both;
-		uint64_t ticks = random_below(&random, UINT64_C(1) << 48), inner = at(&guest, ticks), apart;
-
-		if (inner > INT64_MAX)
-			continue;
-		check(&random, pvclock_tsc_compose(&guest, &nested, &both), "ratios %" PRIu64 " and %" PRIu64, guest.ratio, nested.ratio);
-		apart = at(&both, ticks) - at(&nested, inner);
-		/* a tick of the inner one is at most 8 of the outer */
-		check(&random, apart + 9 <= 18, "%" PRId64 " apart at %" PRIu64 ", ratios %" PRIu64 "/2^%d and %" PRIu64 "/2^%d", (int64_t)apart, ticks,
-		      guest.ratio, guest.frac_bits, nested.ratio, nested.frac_bits);
-		if (guest.frac_bits == 0 && nested.frac_bits == 0)
-			check(&random, apart == 0 && both.frac_bits == 0, "%" PRIu64, ticks);
-		if (guest.frac_bits == 0) /* the scaled offset is rounded down: never ahead */
-			check(&random, (int64_t)apart <= 0, "%" PRId64 " ahead at %" PRIu64, (int64_t)apart, ticks);
-		exact += apart == 0;
-		done++;
-	}
-	assert_true(done > random.rounds / 4 && exact > done / 4);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -249,7 +221,6 @@ int main(void)
 		cmocka_unit_test(p8_moves_with_its_counter),
 		cmocka_unit_test(a_jump_is_followed),
 		cmocka_unit_test(what_is_no_line_is_refused),
-		cmocka_unit_test(p8_transforms_compose),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
