@@ -123,6 +123,7 @@ static void resolve_all(struct pvclock_vm *vm)
 	for (i = 0; i < vm->vcpu_count; i++)
 		pvclock_vm_resolve(vm->vcpus[i]);
 	pvclock_vm_resolve_suspend(vm);
+	pvclock_vm_resolve_vmclock(vm);
 }
 
 int pvclock_vm_add_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size, void *host, unsigned int flags)
