@@ -183,7 +183,8 @@ static void set_time(struct pvclock_vm *vm, struct pvclock_vmclock *page, const 
 	if (page->status != PVCLOCK_VMCLOCK_SYNCHRONIZED)
 		return; /* what the kernel says of its error then is only as far as it counts */
 	ticks = pvclock_tsc_to_guest(tsc, reading->after).ticks - pvclock_tsc_to_guest(tsc, reading->before).ticks;
-	error = (ticks_ns(pvclock_vcpu_line(vm->vcpus[0]), ticks) + 1) / 2 + 1; /* to the bracket's middle, and the clock's own floor */
+	/* to the bracket's middle; the tick that a scaled counter loses at most, and the ns that the clock does */
+	error = (ticks_ns(pvclock_vcpu_line(vm->vcpus[0]), ticks + 2) + 1) / 2 + 1;
 	page->est_error_ns = (uint64_t)reading->status.esterror * NS_PER_US + error;
 	page->max_error_ns = (uint64_t)reading->status.maxerror * NS_PER_US + error;
 	page->flags |= PVCLOCK_VMCLOCK_TIME_ESTERROR_VALID | PVCLOCK_VMCLOCK_TIME_MAXERROR_VALID;

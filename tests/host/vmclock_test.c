@@ -216,6 +216,37 @@ static void says_the_hosts_time_and_its_error(void **state)
 	free_machine(m);
 }
 
+/* Of a guest whose TSC runs at another rate than its host's. */
+static void a_scaled_counter_has_the_time_too(void **state)
+{
+	static const uint32_t khz[] = { 1000000, 2500001, 2600000, 4999999 };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(khz) / sizeof(*khz); i++) {
+		struct machine *m = new_machine(70 + i);
+		struct pvclock_tsc_transform tsc;
+		struct pvclock_vmclock clock;
+
+		m->fake.tsc_control = true;
+		m->fake.vcpu_khz[0] = khz[i];
+		start(m);
+		clock = read_page(m);
+		assert_int_equal(clock.status, PVCLOCK_VMCLOCK_SYNCHRONIZED);
+		pvclock_vcpu_get_tsc(m->vcpu, &tsc);
+		assert_int_equal(tsc.frac_bits, 32);
+		for (int n = 0; n < 1000; n++) {
+			uint64_t host = m->fake.tsc + (splitmix64(&seed) >> (20 + splitmix64(&seed) % 40));
+			uint64_t truth = fake_kvm_realtime(&m->fake, host) + TAI * NS, later = truth - fake_kvm_realtime(&m->fake, m->fake.tsc) - TAI * NS;
+			struct pvclock_vmclock_time time;
+
+			pvclock_vmclock_at(&clock, pvclock_tsc_to_guest(&tsc, (struct pvclock_host_tsc){ host }).ticks, &time);
+			/* a guest tick at each end; a ratio of 32 bits, and a line's slope of as many */
+			assert_in_range(apart(pvclock_vmclock_ns(&time), truth), 0, 4 + 2 + 2 * (later >> 31));
+		}
+		free_machine(m);
+	}
+}
+
 static void status_is_the_hosts(void **state)
 {
 	static const struct {
@@ -363,6 +394,8 @@ static void p12_counts_the_lines_ns_as_the_host_disciplines_them(void **state)
 		double f = (double)((cases[i].tick ? cases[i].tick : 10000) - 10000) / 10000 + (double)cases[i].freq / 65536 / 1e6;
 
 		m->fake.khz = 1000000 + (uint32_t)(splitmix64(&seed) % 4000000);
+		m->fake.tsc_control = i & 1;
+		m->fake.vcpu_khz[0] = i & 1 ? 3000000 : 0;
 		m->fake.ntp_freq = cases[i].freq;
 		m->fake.ntp_tick = cases[i].tick;
 		start(m);
@@ -623,6 +656,7 @@ int main(void)
 		cmocka_unit_test(p10_nothing_is_written_beside_the_page),
 		cmocka_unit_test(p10_a_guest_spoils_its_own_page),
 		cmocka_unit_test(says_the_hosts_time_and_its_error),
+		cmocka_unit_test(a_scaled_counter_has_the_time_too),
 		cmocka_unit_test(status_is_the_hosts),
 		cmocka_unit_test(a_leap_second_is_in_the_offset),
 		cmocka_unit_test(an_unstable_counter_is_none),
