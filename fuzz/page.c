@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Any 32 bytes as a page, any 12 as a wall clock, any 112 as VMClock's, any line written over them, at every alignment that the ABI allows:
- * the result is the one that the bytes call for, and no byte beside the page is touched.
+ * Any 32 bytes as a page, any 12 as a wall clock, any 112 as VMClock's, any line written over them, at every alignment that the ABI
+ * allows: the result is the one that the bytes call for, and no byte beside the page is touched.
  */
 #include "check.h"
 

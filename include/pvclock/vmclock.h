@@ -3,8 +3,8 @@
  * vmclock.h - VMClock: the time of day as a function of the guest's counter, with its error, in a page that a VMM gives a place
  * for (docs/vmclock.md). Usable from both sides; freestanding.
  *
- * Source: Linux include/uapi/linux/vmclock-abi.h. (UAPI.13's table has two flags and the last field elsewhere; Linux, QEMU and Firecracker
- * go by the header.)
+ * Source: Linux include/uapi/linux/vmclock-abi.h. (UAPI.13's table has two flags and the last field elsewhere; Linux, QEMU and
+ * Firecracker go by the header.)
  */
 #ifndef PVCLOCK_VMCLOCK_H
 #define PVCLOCK_VMCLOCK_H
@@ -65,8 +65,8 @@ enum pvclock_vmclock_leap {
  *
  *     time = time_sec:time_frac_sec + (d * counter_period_frac_sec >> counter_period_shift)       in units of 2^-64 s
  *
- * and its error is at most time_maxerror_nanosec + d * counter_period_maxerror_rate_frac_sec, by the same shift. Little-endian; 8-byte
- * aligned. The fields up to time_type are constant while the guest lives.
+ * and its error is at most time_maxerror_nanosec + d * counter_period_maxerror_rate_frac_sec, by the same shift. Little-endian;
+ * 8-byte aligned. The fields up to time_type are constant while the guest lives.
  */
 struct pvclock_vmclock_page {
 	uint32_t magic, size; /* of the region that holds it, which a guest may map */
@@ -129,8 +129,8 @@ struct pvclock_vmclock {
 };
 
 /*
- * Writes all of it but `sequence`, which goes on from the page's. `page`: 8-byte aligned, 112 bytes; else as pvclock_page_write: one
- * writer at a time, and a guest that writes there spoils its own page.
+ * Writes all of it but `sequence`, which goes on from the page's. `page`: 8-byte aligned, 112 bytes; else as pvclock_page_write:
+ * one writer at a time, and a guest that writes there spoils its own page.
  */
 void pvclock_vmclock_write(void *page, const struct pvclock_vmclock *clock);
 
@@ -148,7 +148,8 @@ struct pvclock_vmclock_time {
 
 /*
  * The time at a value of the counter, by exact arithmetic: the largest multiple of 2^-64 s that is not later. A counter up to 2^63
- * ticks before the page's is one before it. Seconds are modulo 2^64. Any page's content has a result; whether to rely on it, the status says.
+ * ticks before the page's is one before it. Seconds are modulo 2^64. Any page's content has a result; whether to rely on it, the
+ * status says.
  */
 void pvclock_vmclock_at(const struct pvclock_vmclock *clock, uint64_t counter, struct pvclock_vmclock_time *time);
 
@@ -160,8 +161,8 @@ static inline bool pvclock_vmclock_reliable(const struct pvclock_vmclock *clock)
 }
 
 /*
- * The seconds to add to a time of the page to have it in UTC, or TAI. UTC repeats a second where one is inserted: while `leap` is POS, 23:59:59
- * stands for 23:59:60. False: the page knows no offset, or is of another time than these two.
+ * The seconds to add to a time of the page to have it in UTC, or TAI. UTC repeats a second where one is inserted: while `leap` is
+ * POS, 23:59:59 stands for 23:59:60. False: the page knows no offset, or is of another time than these two.
  */
 bool pvclock_vmclock_to_utc(const struct pvclock_vmclock *clock, int64_t *seconds);
 bool pvclock_vmclock_to_tai(const struct pvclock_vmclock *clock, int64_t *seconds);

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vmclock.c - VMClock's page: the time of day as the host's clocks have it, over the counter that the line is over, with its errors.
+ * vmclock.c - VMClock's page: the time of day as the host's clocks have it, over the counter that the line is over, with its
+ * errors.
  *
- * One state, two pages: a tick's length is the line's own, times what the host's discipline makes of it (adjtimex: freq and tick). So
- * with f that correction, for two ticks of one page's life
+ * One state, two pages: a tick's length is the line's own, times what the host's discipline makes of it (adjtimex: freq and tick).
+ * So with f that correction, for two ticks of one page's life
  *
  *     VMClock's time between them = (1 + f) * system time between them, to the two ns that system time's floors are
  *
- * and the declared error of the period has all of f in it: the two pages agree within what the page says (docs/vmclock.md says why not f = 0).
+ * and the declared error of the period has all of f in it: the two pages agree within what the page says (docs/vmclock.md says why
+ * not f = 0).
  */
 #include "vm.h"
 
@@ -113,13 +115,15 @@ static uint64_t discipline(const struct timex *status)
 }
 
 /*
- * slope's ns per tick, times rate / (2^16 * 10^6), in s and rounded to 64 bits: mantissa * rate < 2^101, so there is room for `scale`, which
- * makes it 64 bits after the division by 10^9 * 10^6. False: no such length has a place there (a counter of less than 1 Hz).
+ * slope's ns per tick, times rate / (2^16 * 10^6), in s and rounded to 64 bits: mantissa * rate < 2^101, so there is room for
+ * `scale`, which makes it 64 bits after the division by 10^9 * 10^6. False: no such length has a place there (a counter of less
+ * than 1 Hz).
  */
 static bool make_period(const struct pvclock_slope *slope, const struct timex *status, struct period *out)
 {
-	const uint64_t divisor = NS_PER_SEC * (uint64_t)MILLION, rate = discipline(status), nominal = (uint64_t)(MILLION * PPM_UNITS);
-	const uint64_t tolerance = status->tolerance > 0 && status->tolerance <= FREQ_MAX ? (uint64_t)status->tolerance : (uint64_t)FREQ_MAX;
+	const uint64_t divisor = NS_PER_SEC * (uint64_t)MILLION, nominal = (uint64_t)(MILLION * PPM_UNITS);
+	const bool tolerates = status->tolerance > 0 && status->tolerance <= FREQ_MAX;
+	const uint64_t tolerance = (uint64_t)(tolerates ? status->tolerance : FREQ_MAX), rate = discipline(status);
 	u128 period = 0, line, error;
 	int scale = 16, shift;
 
@@ -167,7 +171,8 @@ static uint64_t ticks_ns(const struct pvclock_line *line, uint64_t ticks)
 	return pvclock_line_ns(&from_zero, ticks) + 2;
 }
 
-static void set_time(struct pvclock_vm *vm, struct pvclock_vmclock *page, const struct reading *reading, const struct period *period)
+static void set_time(struct pvclock_vm *vm, struct pvclock_vmclock *page, const struct reading *reading,
+		     const struct period *period)
 {
 	const struct pvclock_tsc_transform *tsc = &vm->vcpus[0]->tsc;
 	uint64_t width = reading->after.ticks - reading->before.ticks, ticks, error;
@@ -190,11 +195,13 @@ static void set_time(struct pvclock_vm *vm, struct pvclock_vmclock *page, const 
 	page->flags |= PVCLOCK_VMCLOCK_TIME_ESTERROR_VALID | PVCLOCK_VMCLOCK_TIME_MAXERROR_VALID;
 }
 
-/* The page is told from; the host has lost its reference, and nobody knows where its clock goes: the time goes on as it was, and so do its bounds. */
+/*
+ * The host has lost its reference, and nobody knows where its clock goes: what the page says goes on as it is, and so do its
+ * bounds.
+ */
 static bool runs_free(const struct pvclock_vm *vm, const struct reading *reading, bool disrupted)
 {
-	return reading->state == TIME_ERROR && vm->vmclock.begun && !disrupted && vm->vmclock.page.counter_id == PVCLOCK_VMCLOCK_COUNTER_TSC &&
-	       (vm->vmclock.page.status == PVCLOCK_VMCLOCK_SYNCHRONIZED || vm->vmclock.page.status == PVCLOCK_VMCLOCK_FREERUNNING);
+	return reading->state == TIME_ERROR && vm->vmclock.begun && !disrupted && pvclock_vmclock_reliable(&vm->vmclock.page);
 }
 
 /* Everything between tai_offset and time_maxerror. */
@@ -202,7 +209,7 @@ static void make_content(struct pvclock_vm *vm, struct pvclock_vmclock *page, st
 {
 	struct pvclock_slope slope;
 	struct period period;
-	bool read = read_host(vm, page->time_type, reading) == 0;
+	bool told = read_host(vm, page->time_type, reading) == 0 && vm->unstable.code == PVCLOCK_REASON_NONE;
 
 	page->status = PVCLOCK_VMCLOCK_UNRELIABLE;
 	if (reading->state >= 0 && reading->status.tai > 0 && reading->status.tai <= INT16_MAX) {
@@ -210,7 +217,7 @@ static void make_content(struct pvclock_vm *vm, struct pvclock_vmclock *page, st
 		page->flags |= PVCLOCK_VMCLOCK_TAI_OFFSET_VALID;
 	}
 	page->leap = leap_of(reading);
-	if (!read || vm->unstable.code != PVCLOCK_REASON_NONE || !pvclock_slope_from_line(pvclock_vcpu_line(vm->vcpus[0]), &slope) ||
+	if (!told || !pvclock_slope_from_line(pvclock_vcpu_line(vm->vcpus[0]), &slope) ||
 	    !make_period(&slope, &reading->status, &period))
 		return;
 	if (runs_free(vm, reading, disrupted)) {
@@ -237,9 +244,9 @@ static void make_content(struct pvclock_vm *vm, struct pvclock_vmclock *page, st
 /* --- the page's life --------------------------------------------------------------------------- */
 
 /*
- * What was there before this engine. It lies in the guest's hands, and nothing in it is used but to be gone on from: a guest that wrote
- * there has changed its own marker, or the kind of time that it gets. No sequence: nobody else writes now, and one that died while
- * writing must not be waited for.
+ * What was there before this engine. It lies in the guest's hands, and nothing in it is used but to be gone on from: a guest that
+ * wrote there has changed its own marker, or the kind of time that it gets. No sequence: nobody else writes now, and one that died
+ * while writing must not be waited for.
  */
 static void adopt(struct pvclock_vm *vm, struct pvclock_vmclock *page)
 {
@@ -317,7 +324,9 @@ int pvclock_vm_fill_vmclock(struct pvclock_vm *vm, struct pvclock_vmclock_update
 	make_content(vm, &page, &reading, disrupted);
 	pvclock_vmclock_write(vmclock->place.host, &page);
 	pvclock_vm_mark_dirty(&vmclock->place, sizeof(struct pvclock_vmclock_page));
-	into->stepped_ns = vmclock->begun && !disrupted && page.status == PVCLOCK_VMCLOCK_SYNCHRONIZED ? stepped(&vmclock->page, &page) : 0;
+	into->stepped_ns = 0;
+	if (vmclock->begun && !disrupted && page.status == PVCLOCK_VMCLOCK_SYNCHRONIZED)
+		into->stepped_ns = stepped(&vmclock->page, &page);
 	into->next_ns = next_update(&page, &reading);
 	into->page = page;
 	vmclock->page = page;
@@ -350,7 +359,8 @@ int pvclock_vm_set_vmclock(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64
 	if (size != 0 && !pvclock_vm_find_place(vm, gpa.address, size, &place))
 		error = -EINVAL;
 	else
-		vm->vmclock = (struct vmclock){ .gpa = gpa.address, .size = size, .utc = flags & PVCLOCK_VMCLOCK_WANT_UTC, .place = place };
+		vm->vmclock = (struct vmclock){ .gpa = gpa.address, .size = size, .utc = flags & PVCLOCK_VMCLOCK_WANT_UTC,
+						.place = place };
 	pthread_mutex_unlock(&vm->lock);
 	return error;
 }

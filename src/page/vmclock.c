@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vmclock.c - VMClock's page (vmclock.h). Why the protocol works is said in write.c; the words before seq_count are constant, so they may be written
- * and read within it, too.
+ * vmclock.c - VMClock's page (vmclock.h). Why the protocol works is said in write.c; the words before seq_count are constant, so
+ * they may be written and read within it, too.
  */
 #include "shared_word.h"
 
@@ -36,11 +36,13 @@ void pvclock_vmclock_write(void *page, const struct pvclock_vmclock *clock)
 
 	store_relaxed_u32(&words[VMCLOCK_MAGIC], PVCLOCK_VMCLOCK_MAGIC);
 	store_relaxed_u32(&words[VMCLOCK_SIZE], clock->size);
-	store_relaxed_u32(&words[VMCLOCK_KIND], PVCLOCK_VMCLOCK_VERSION | (uint32_t)clock->counter_id << 16 | (uint32_t)clock->time_type << 24);
+	store_relaxed_u32(&words[VMCLOCK_KIND], PVCLOCK_VMCLOCK_VERSION | (uint32_t)clock->counter_id << 16 |
+			  (uint32_t)clock->time_type << 24);
 	store_relaxed_halves(&words[VMCLOCK_MARKER], clock->marker);
 	store_relaxed_halves(&words[VMCLOCK_FLAGS], clock->flags);
 	store_relaxed_u32(&words[VMCLOCK_STATUS], (uint32_t)clock->status << 16 | (uint32_t)clock->smearing_hint << 24);
-	store_relaxed_u32(&words[VMCLOCK_LEAP], (uint16_t)clock->tai_offset | (uint32_t)clock->leap << 16 | (uint32_t)clock->period_shift << 24);
+	store_relaxed_u32(&words[VMCLOCK_LEAP], (uint16_t)clock->tai_offset | (uint32_t)clock->leap << 16 |
+			  (uint32_t)clock->period_shift << 24);
 	store_relaxed_halves(&words[VMCLOCK_COUNTER], clock->counter);
 	store_relaxed_halves(&words[VMCLOCK_PERIOD], clock->period);
 	store_relaxed_halves(&words[VMCLOCK_PERIOD_EST], clock->period_est_error);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vmclock_test.c - VMClock's page (vmclock.h): the bytes of the ABI, what a reader says about any content, and the time at a counter, against
- * arbitrary precision.
+ * vmclock_test.c - VMClock's page (vmclock.h): the bytes of the ABI, what a reader says about any content, and the time at a
+ * counter, against arbitrary precision.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -35,9 +35,10 @@ static struct pvclock_vmclock any_clock(void)
 {
 	return (struct pvclock_vmclock){
 		.size = 0x70 + (uint32_t)(next() & 0xffff), .counter_id = (uint8_t)next(), .time_type = (uint8_t)next(),
-		.status = (uint8_t)next(), .smearing_hint = (uint8_t)next(), .leap = (uint8_t)next(), .period_shift = (uint8_t)next(),
-		.tai_offset = (int16_t)next(), .marker = next(), .flags = next(), .counter = next(), .period = next(), .period_est_error = next(),
-		.period_max_error = next(), .sec = next(), .frac = next(), .est_error_ns = next(), .max_error_ns = next(), .generation = next(),
+		.status = (uint8_t)next(), .smearing_hint = (uint8_t)next(), .leap = (uint8_t)next(), .tai_offset = (int16_t)next(),
+		.period_shift = (uint8_t)next(), .marker = next(), .flags = next(), .counter = next(), .period = next(),
+		.period_est_error = next(), .period_max_error = next(), .sec = next(), .frac = next(), .est_error_ns = next(),
+		.max_error_ns = next(), .generation = next(),
 	};
 }
 
@@ -47,16 +48,19 @@ static void writes_the_abi(void **state)
 	static const uint8_t image[0x70] = {
 		'V', 'C', 'L', 'K', 0, 0x10, 0, 0, 1, 0, 1, 1, 2, 0, 0, 0, /* magic, size, version, counter, type, sequence */
 		8, 7, 6, 5, 4, 3, 2, 1, 0x59, 1, 0, 0, 0, 0, 0, 0,         /* marker, flags */
-		0, 0, 2, 0, 37, 0, 4, 31, 0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11, /* status, hint, TAI, leap, shift, counter */
+		/* status, hint, TAI, leap, shift, counter */
+		0, 0, 2, 0, 37, 0, 4, 31, 0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11,
 		0x28, 0x27, 0x26, 0x25, 0x24, 0x23, 0x22, 0x21, 0x38, 0x37, 0x36, 0x35, 0x34, 0x33, 0x32, 0x31,
 		0x48, 0x47, 0x46, 0x45, 0x44, 0x43, 0x42, 0x41, 0x58, 0x57, 0x56, 0x55, 0x54, 0x53, 0x52, 0x51,
 		0x68, 0x67, 0x66, 0x65, 0x64, 0x63, 0x62, 0x61, 0x78, 0x77, 0x76, 0x75, 0x74, 0x73, 0x72, 0x71,
 		0x88, 0x87, 0x86, 0x85, 0x84, 0x83, 0x82, 0x81, 0x98, 0x97, 0x96, 0x95, 0x94, 0x93, 0x92, 0x91,
 	};
 	const struct pvclock_vmclock clock = {
-		.size = 0x1000, .counter_id = PVCLOCK_VMCLOCK_COUNTER_TSC, .time_type = PVCLOCK_VMCLOCK_TAI, .marker = 0x0102030405060708,
-		.flags = PVCLOCK_VMCLOCK_TAI_OFFSET_VALID | PVCLOCK_VMCLOCK_PERIOD_ESTERROR_VALID | PVCLOCK_VMCLOCK_PERIOD_MAXERROR_VALID |
-			 PVCLOCK_VMCLOCK_TIME_MAXERROR_VALID | PVCLOCK_VMCLOCK_VM_GEN_COUNTER_PRESENT,
+		.size = 0x1000, .counter_id = PVCLOCK_VMCLOCK_COUNTER_TSC, .time_type = PVCLOCK_VMCLOCK_TAI,
+		.marker = 0x0102030405060708,
+		.flags = PVCLOCK_VMCLOCK_TAI_OFFSET_VALID | PVCLOCK_VMCLOCK_PERIOD_ESTERROR_VALID |
+			 PVCLOCK_VMCLOCK_PERIOD_MAXERROR_VALID | PVCLOCK_VMCLOCK_TIME_MAXERROR_VALID |
+			 PVCLOCK_VMCLOCK_VM_GEN_COUNTER_PRESENT,
 		.status = PVCLOCK_VMCLOCK_SYNCHRONIZED, .tai_offset = 37, .leap = PVCLOCK_VMCLOCK_LEAP_POST_POS, .period_shift = 31,
 		.counter = 0x1112131415161718, .period = 0x2122232425262728, .period_est_error = 0x3132333435363738,
 		.period_max_error = 0x4142434445464748, .sec = 0x5152535455565758, .frac = 0x6162636465666768,
@@ -102,8 +106,9 @@ static void refuses_what_is_no_page(void **state)
 		uint8_t byte;
 		enum pvclock_read expect;
 	} cases[] = {
-		{ 0, 0, PVCLOCK_READ_INVALID }, { 3, 0, PVCLOCK_READ_INVALID }, { 8, 0, PVCLOCK_READ_INVALID }, { 8, 2, PVCLOCK_READ_INVALID },
-		{ 9, 1, PVCLOCK_READ_INVALID }, { 4, 0x6f, PVCLOCK_READ_INVALID }, { 4, 0x70, PVCLOCK_READ_OK }, { 0xc, 1, PVCLOCK_READ_BUSY },
+		{ 0, 0, PVCLOCK_READ_INVALID }, { 3, 0, PVCLOCK_READ_INVALID }, { 8, 0, PVCLOCK_READ_INVALID },
+		{ 8, 2, PVCLOCK_READ_INVALID }, { 9, 1, PVCLOCK_READ_INVALID }, { 4, 0x6f, PVCLOCK_READ_INVALID },
+		{ 4, 0x70, PVCLOCK_READ_OK }, { 0xc, 1, PVCLOCK_READ_BUSY },
 		{ 0xa, 7, PVCLOCK_READ_OK },
 	};
 	_Alignas(8) uint8_t page[0x70] = { 0 };
@@ -176,17 +181,20 @@ static void check(const struct pvclock_vmclock *clock, uint64_t counter)
 	pvclock_vmclock_at(clock, counter, &time);
 	oracle(clock, counter, &expect);
 	if (time.sec != expect.sec || time.frac != expect.frac || time.max_error_ns != expect.max_error_ns)
-		fail_msg("counter %#llx - %#llx, period %#llx >> %u, error %#llx, time %#llx:%#llx: %#llx:%#llx +- %llu, not %#llx:%#llx +- %llu",
-			 (unsigned long long)counter, (unsigned long long)clock->counter, (unsigned long long)clock->period, clock->period_shift,
-			 (unsigned long long)clock->period_max_error, (unsigned long long)clock->sec, (unsigned long long)clock->frac,
+		fail_msg("counter %#llx - %#llx, period %#llx >> %u, error %#llx, time %#llx:%#llx: "
+			 "%#llx:%#llx +- %llu, not %#llx:%#llx +- %llu",
+			 (unsigned long long)counter, (unsigned long long)clock->counter, (unsigned long long)clock->period,
+			 clock->period_shift,
+			 (unsigned long long)clock->period_max_error, (unsigned long long)clock->sec,
+			 (unsigned long long)clock->frac,
 			 (unsigned long long)time.sec, (unsigned long long)time.frac, (unsigned long long)time.max_error_ns,
 			 (unsigned long long)expect.sec, (unsigned long long)expect.frac, (unsigned long long)expect.max_error_ns);
 }
 
 static void time_is_exact_at_the_edges(void **state)
 {
-	static const uint64_t words[] = { 0, 1, 2, 0x7fffffffffffffff, 0x8000000000000000, 0x8000000000000001, UINT64_MAX - 1, UINT64_MAX,
-					  0xffffffff, 0x100000000, 0x89705f4136b4a597 };
+	static const uint64_t words[] = { 0, 1, 2, 0x7fffffffffffffff, 0x8000000000000000, 0x8000000000000001, UINT64_MAX - 1,
+					  UINT64_MAX, 0xffffffff, 0x100000000, 0x89705f4136b4a597 };
 	const size_t count = sizeof(words) / sizeof(*words);
 
 	(void)state;
@@ -194,9 +202,11 @@ static void time_is_exact_at_the_edges(void **state)
 		for (size_t p = 0; p < count; p++)
 			for (size_t f = 0; f < count; f++)
 				for (unsigned int shift = 0; shift < 256; shift++) {
-					struct pvclock_vmclock clock = { .period = words[p], .period_max_error = words[count - 1 - p], .frac = words[f],
-									 .sec = words[(f + p) % count], .period_shift = (uint8_t)shift,
-									 .max_error_ns = words[(t + f) % count], .flags = UINT64_MAX };
+					struct pvclock_vmclock clock = {
+						.period = words[p], .period_max_error = words[count - 1 - p], .frac = words[f],
+						.sec = words[(f + p) % count], .period_shift = (uint8_t)shift, .flags = UINT64_MAX,
+						.max_error_ns = words[(t + f) % count],
+					};
 
 					check(&clock, words[t]);
 				}
@@ -238,7 +248,8 @@ static void a_gigahertz_counts_nanoseconds(void **state)
 
 static void utc_and_tai_are_their_offset_apart(void **state)
 {
-	struct pvclock_vmclock clock = { .time_type = PVCLOCK_VMCLOCK_TAI, .flags = PVCLOCK_VMCLOCK_TAI_OFFSET_VALID, .tai_offset = 37 };
+	struct pvclock_vmclock clock = { .time_type = PVCLOCK_VMCLOCK_TAI, .flags = PVCLOCK_VMCLOCK_TAI_OFFSET_VALID,
+					 .tai_offset = 37 };
 	int64_t seconds;
 
 	(void)state;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A writer against readers of VMClock's page on real CPUs: sequence number v has a body that follows from v alone. Then writers and a reader that
- * break one rule, which the same run has to catch (as torture.c, which is of the clock's page).
+ * A writer against readers of VMClock's page on real CPUs: sequence number v has a body that follows from v alone. Then writers and
+ * a reader that break one rule, which the same run has to catch (as torture.c, which is of the clock's page).
  *
  * PVCLOCK_TORTURE_MS: how long the library is tortured (default 1000). PVCLOCK_SEED: where the numbers start.
  */
@@ -65,7 +65,8 @@ static bool is_body(const struct pvclock_vmclock *copy)
 	return body.status == copy->status && body.leap == copy->leap && body.period_shift == copy->period_shift &&
 	       body.smearing_hint == copy->smearing_hint && body.tai_offset == copy->tai_offset && body.marker == copy->marker &&
 	       body.flags == copy->flags && body.counter == copy->counter && body.period == copy->period &&
-	       body.period_est_error == copy->period_est_error && body.period_max_error == copy->period_max_error && body.sec == copy->sec &&
+	       body.period_est_error == copy->period_est_error && body.period_max_error == copy->period_max_error &&
+	       body.sec == copy->sec &&
 	       body.frac == copy->frac && body.est_error_ns == copy->est_error_ns && body.max_error_ns == copy->max_error_ns &&
 	       body.generation == copy->generation && copy->size == 4096 && copy->counter_id == 1 && copy->time_type == 1;
 }
@@ -228,7 +229,8 @@ int main(void)
 		torture_part(&torture, &parts[i], name ? CATCH_MS : ms, seed);
 		ok = name ? torture.faults > 0 : torture.faults == 0 && torture.fresh >= 2;
 		printf("%s %s: %llu writes, %llu reads, %llu of a new one, %llu faults\n", ok ? "ok" : "not ok",
-		       name ? name : i ? "the library's reader and a slow writer" : "the library", (unsigned long long)torture.writes,
+		       name ? name : i ? "the library's reader and a slow writer" : "the library",
+		       (unsigned long long)torture.writes,
 		       (unsigned long long)torture.reads, (unsigned long long)torture.fresh, (unsigned long long)torture.faults);
 		failed |= !ok;
 	}

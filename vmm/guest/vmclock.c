@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * vmclock.c - every vCPU reads VMClock's page beside its clock page, both at one tick, and logs what each of them said. So the judge sees
- * whether they are one state, and holds VMClock against the host's own time of day.
+ * vmclock.c - every vCPU reads VMClock's page beside its clock page, both at one tick, and logs what each of them said. So the
+ * judge sees whether they are one state, and holds VMClock against the host's own time of day.
  */
 #include "runtime.h"
 
@@ -14,10 +14,12 @@ static struct {
 } pages[VMM_VCPUS_MAX];
 
 /* Both pages at one tick: of VMClock's, the copy that held when the counter was read. */
-static bool read_both(const struct pvclock_vmclock_page *page, uint16_t index, struct pvclock_vmclock *clock, struct pvclock_reading *reading)
+static bool read_both(const struct pvclock_vmclock_page *page, uint16_t index, struct pvclock_vmclock *clock,
+		      struct pvclock_reading *reading)
 {
 	for (uint32_t tries = 0; tries < TRIES; tries++) {
-		if (pvclock_vmclock_read(page, clock) != PVCLOCK_READ_OK || pvclock_read_clock(&pages[index].page, reading) != PVCLOCK_READ_OK)
+		if (pvclock_vmclock_read(page, clock) != PVCLOCK_READ_OK ||
+		    pvclock_read_clock(&pages[index].page, reading) != PVCLOCK_READ_OK)
 			return false;
 		pvclock_fence_acquire();
 		if (pvclock_load_relaxed_u32(&page->seq_count) == clock->sequence)
