@@ -53,6 +53,39 @@ static ssize_t read_schedstat(void *ctx, const char *path, char *text, size_t si
 	return snprintf(text, size, "1 %llu 1\n", (unsigned long long)(*(uint64_t *)ctx * 0x9e3779b97f4a7c15));
 }
 
+/* Any word of the kernel's, and another one at each step. */
+static int adjtimex_any(void *ctx, struct timex *status)
+{
+	uint64_t word = *(uint64_t *)ctx * 0x9e3779b97f4a7c15;
+
+	status->freq = (long)(int32_t)word;
+	status->tick = (long)(word >> 50) - 100;
+	status->maxerror = status->esterror = (long)(word >> 20 & 0xffffff);
+	status->tolerance = (long)(int16_t)(word >> 8);
+	status->tai = (int)(int8_t)(word >> 40);
+	status->status = (int)(word & 0xff);
+	return (int)(word >> 48) % 8 - 1;
+}
+
+/* What a guest that did not write there finds is a page, whoever told the host what. */
+static void look_at_vmclock(struct pvclock_vm *vm)
+{
+	struct pvclock_vmclock_update said;
+	struct pvclock_vmclock_time time;
+
+	if (pvclock_vm_update_vmclock(vm, &said))
+		return;
+	if (said.page.time_type > PVCLOCK_VMCLOCK_TAI || said.page.status > PVCLOCK_VMCLOCK_UNRELIABLE || said.next_ns == 0 || said.next_ns > 1000000000)
+		abort();
+	if (said.page.status == PVCLOCK_VMCLOCK_SYNCHRONIZED && said.page.period >> 63 == 0)
+		abort();
+	if (pvclock_vmclock_reliable(&said.page) && !pvclock_vm_stable(vm, NULL))
+		abort();
+	pvclock_vmclock_at(&said.page, said.page.counter, &time);
+	if (time.sec != said.page.sec || time.frac != said.page.frac)
+		abort();
+}
+
 /* Whatever the guest has armed on whatever line: due is what its own clock has reached; else the wait leads there. */
 static void fire(struct pvclock_vcpu *vcpu, struct pvclock_host_tsc now)
 {
@@ -138,7 +171,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 					 PVCLOCK_MSR_SUSPEND_CONTROL, PVCLOCK_MSR_SUSPEND, PVCLOCK_MSR_STEAL_TIME,
 					 PVCLOCK_MSR_NESTED_CONTROL, PVCLOCK_MSR_NESTED };
 	uint64_t tsc = 1ull << 40;
-	const struct pvclock_os_ops ops = { .read_tsc = read_tsc, .clock_gettime = gettime, .read_file = read_schedstat };
+	const struct pvclock_os_ops ops = { .read_tsc = read_tsc, .clock_gettime = gettime, .read_file = read_schedstat, .adjtimex = adjtimex_any };
 	const struct pvclock_os os = { .ops = &ops, .ctx = &tsc };
 	struct input input = { data, size };
 	struct pvclock_vcpu *vcpus[VCPUS];
@@ -167,7 +200,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		struct pvclock_line line;
 		uint64_t value;
 
-		switch (op % 17) {
+		switch (op % 19) {
 		case 0:
 		case 1:
 		case 2:
@@ -230,6 +263,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 				pvclock_vcpu_restore_msr(vcpu, hyperv_msrs[(op >> 5) % 8], take(&input, 8));
 			else
 				save_and_restore(vm);
+			break;
+		case 16:
+			value = take_gpa(&input);
+			pvclock_vm_set_vmclock(vm, (struct pvclock_gpa){ value & ~7ull }, take(&input, 1) + 16, op >> 7);
+			break;
+		case 17:
+			if (op >> 6 & 1)
+				pvclock_vm_disrupt(vm, op >> 7);
+			look_at_vmclock(vm);
 			break;
 		default:
 			pvclock_vm_take_dirty(vm, (struct pvclock_gpa){ take_gpa(&input) & ~0xfffull },

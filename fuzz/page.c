@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Any 32 bytes as a page, any 12 as a wall clock, any line written over them, at every alignment that the ABI allows:
- * the result is the one that the bytes call for, and no byte beside the page is touched.
+ * Any 32 bytes as a page, any 12 as a wall clock, any 112 as VMClock's, any line written over them, at every alignment that the ABI
+ * allows: the result is the one that the bytes call for, and no byte beside the page is touched.
  */
 #include "check.h"
 
@@ -17,6 +17,7 @@
 #include "../src/guest/stopped.c"
 #include "../src/page/hyperv.c"
 #include "../src/page/read.c"
+#include "../src/page/vmclock.c"
 #include "../src/page/write.c"
 
 #include <string.h>
@@ -29,6 +30,8 @@ struct input {
 	uint32_t mul;
 	int8_t shift;
 	uint8_t flags, alignment;
+	uint64_t counter;
+	struct pvclock_vmclock_page vmclock;
 };
 
 struct arena {
@@ -191,6 +194,65 @@ static void check_guard(const struct input *input)
 	check(pvclock_guard(&last, input->ns) == larger && last == larger);
 }
 
+/* The definition, in halves of which each has room: a + b * c / 2^n modulo 2^128. Another way than the library's. */
+static unsigned __int128 add_product(unsigned __int128 a, uint64_t b, uint64_t c, unsigned int n, bool minus)
+{
+	unsigned __int128 product = (unsigned __int128)b * c, quotient = n < 128 ? product >> n : 0;
+
+	if (!minus)
+		return a + quotient;
+	return a - quotient - ((n < 128 ? quotient << n : 0) != product);
+}
+
+static void check_vmclock_time(const struct pvclock_vmclock_page *page, const struct pvclock_vmclock *clock, uint64_t counter)
+{
+	const uint64_t valid = PVCLOCK_VMCLOCK_PERIOD_MAXERROR_VALID | PVCLOCK_VMCLOCK_TIME_MAXERROR_VALID;
+	bool before = counter - page->counter_value > INT64_MAX;
+	uint64_t ticks = before ? page->counter_value - counter : counter - page->counter_value;
+	unsigned __int128 start = (unsigned __int128)page->time_sec << 64 | page->time_frac_sec, sum;
+	struct pvclock_vmclock_time time;
+	int64_t utc, tai;
+
+	pvclock_vmclock_at(clock, counter, &time);
+	sum = add_product(start, ticks, page->counter_period_frac_sec, page->counter_period_shift, before);
+	check(time.sec == (uint64_t)(sum >> 64) && time.frac == (uint64_t)sum);
+	if ((page->flags & valid) != valid)
+		check(time.max_error_ns == PVCLOCK_VMCLOCK_ERROR_UNKNOWN);
+	else
+		check(time.max_error_ns >= page->time_maxerror_nanosec);
+	check(pvclock_vmclock_ns(&time) == time.sec * 1000000000u + (uint64_t)((unsigned __int128)time.frac * 1000000000u >> 64));
+	if (pvclock_vmclock_to_utc(clock, &utc) && pvclock_vmclock_to_tai(clock, &tai))
+		check(page->time_type <= PVCLOCK_VMCLOCK_TAI && tai - utc == page->tai_offset_sec);
+}
+
+static void check_vmclock(const struct input *input)
+{
+	struct pvclock_vmclock_page page = input->vmclock, after;
+	struct pvclock_vmclock clock;
+	enum pvclock_read result = pvclock_vmclock_read(&page, &clock);
+	bool valid = page.magic == PVCLOCK_VMCLOCK_MAGIC && page.version == 1 && page.size >= sizeof(page);
+	struct arena arena;
+	const size_t offset = 8;
+
+	check(result == (page.seq_count & 1 ? PVCLOCK_READ_BUSY : valid ? PVCLOCK_READ_OK : PVCLOCK_READ_INVALID));
+	if (result != PVCLOCK_READ_BUSY)
+		check_vmclock_time(&page, &clock, input->counter);
+	memset(arena.bytes, GUARD, sizeof(arena.bytes));
+	memcpy(arena.bytes + offset, &page, sizeof(page));
+	pvclock_vmclock_write(arena.bytes + offset, &clock);
+	check_around(&arena, offset, sizeof(page));
+	memcpy(&after, arena.bytes + offset, sizeof(after));
+	check((after.seq_count & 1) == 0 && after.seq_count - page.seq_count == (page.seq_count & 1 ? 3u : 2u));
+	if (result == PVCLOCK_READ_BUSY)
+		return;
+	/* all but padding is as it was read */
+	page.magic = PVCLOCK_VMCLOCK_MAGIC;
+	page.version = PVCLOCK_VMCLOCK_VERSION;
+	page.seq_count = after.seq_count;
+	memset(page.pad, 0, sizeof(page.pad));
+	check(memcmp(&page, &after, sizeof(page)) == 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -204,5 +266,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	check_wall_clock(&input);
 	check_hyperv(&input);
 	check_guard(&input);
+	check_vmclock(&input);
 	return 0;
 }

@@ -22,7 +22,8 @@
 
 _Static_assert(GDT_GPA + 0x1000 <= VMM_SHARED_GPA, "boot structures lie below the shared one");
 _Static_assert(VMM_SHARED_GPA + sizeof(struct vmm_shared) <= VMM_STACK_GPA, "the shared structure lies below the stacks");
-_Static_assert(STACKS_END <= VMM_PAYLOAD_GPA, "the stacks lie below the payload");
+#define VMCLOCK_SIZE 0x1000
+_Static_assert(STACKS_END <= VMM_VMCLOCK_GPA && VMM_VMCLOCK_GPA + VMCLOCK_SIZE <= VMM_PAYLOAD_GPA, "stacks, VMClock and payload, in this order");
 
 /* Intel SDM 3A 4.5: present, writable; page size */
 #define PTE_PRESENT_WRITABLE 0x3ull
@@ -131,11 +132,11 @@ static int load_elf(struct machine *machine, const char *path, const uint8_t *fi
 		if (segment.p_filesz > segment.p_memsz ||
 		    __builtin_add_overflow(segment.p_offset, segment.p_filesz, &end) || end > size)
 			return fail(problem, "%s: segment %u lies outside the file", path, i);
-		if (segment.p_paddr < STACKS_END || !machine_has_range(machine, segment.p_paddr, segment.p_memsz))
+		if (segment.p_paddr < VMM_VMCLOCK_GPA + VMCLOCK_SIZE || !machine_has_range(machine, segment.p_paddr, segment.p_memsz))
 			return fail(problem, "%s: segment %u (%#llx, %#llx bytes) does not fit guest memory %#llx ... "
 				    "%#llx: link it at %#llx, or give more --memory", path, i,
 				    (unsigned long long)segment.p_paddr, (unsigned long long)segment.p_memsz,
-				    STACKS_END, (unsigned long long)machine->memory_size, VMM_PAYLOAD_GPA);
+				    VMM_VMCLOCK_GPA + VMCLOCK_SIZE, (unsigned long long)machine->memory_size, VMM_PAYLOAD_GPA);
 		memset(machine->memory + segment.p_paddr, 0, segment.p_memsz);
 		memcpy(machine->memory + segment.p_paddr, file + segment.p_offset, segment.p_filesz);
 		if (header.e_entry >= segment.p_paddr && header.e_entry - segment.p_paddr < segment.p_filesz)
@@ -198,9 +199,10 @@ int boot_load(struct machine *machine, const char *payload, struct problem *prob
 	uint64_t entry = 0;
 
 	write_tables(machine);
-	/* Only `vcpus` is ours: a harness may have set its arguments before it started us. */
+	/* Only these are ours: a harness may have set its arguments before it started us. */
 	struct vmm_shared *shared = (void *)(machine->memory + VMM_SHARED_GPA);
 	shared->vcpus = machine->vcpu_count;
+	shared->vmclock_gpa = machine->vmclock ? VMM_VMCLOCK_GPA : 0;
 	if (load_payload(machine, payload, &entry, problem) < 0)
 		return -1;
 	for (uint32_t i = 0; i < machine->vcpu_count; i++)

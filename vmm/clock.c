@@ -10,6 +10,8 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#define VMCLOCK_SIZE 0x1000 /* a page, which a guest may map into its processes */
+#define VMCLOCK_RETRY_NS 1000000000ull
 #define LEARN_TIMEOUT_NS 5000000000ull
 
 #define VMM_FEATURES PVCLOCK_FEATURES
@@ -145,6 +147,10 @@ int clock_attach(struct machine *machine, enum pvclock_mode asked, bool learn, s
 		.sooner = timer_sooner,
 		.sooner_ctx = machine,
 	};
+	if (machine->vmclock)
+		error = pvclock_vm_set_vmclock(clock->vm, (struct pvclock_gpa){ VMM_VMCLOCK_GPA }, VMCLOCK_SIZE, 0);
+	if (error != 0)
+		return fail(problem, "--vmclock: %s", strerror(-error));
 	pvclock_vm_own_steal(clock->vm, machine->own_steal);
 	pvclock_vm_offer_hyperv(clock->vm, machine->hyperv ? PVCLOCK_HYPERV_FEATURES : 0, APIC_HZ);
 	if (timer_open(machine, problem) < 0)
@@ -256,6 +262,20 @@ int clock_start(struct machine *machine, struct problem *problem)
 		return -1;
 	int error = pvclock_kvm_start(machine->clock.kvm, &slope);
 	return error == 0 ? 0 : fail(problem, "clock: start: %s", strerror(-error));
+}
+
+uint64_t clock_update_vmclock(struct machine *machine)
+{
+	struct pvclock_vmclock_update said;
+
+	if (!machine->vmclock)
+		return UINT64_MAX;
+	if (pvclock_vm_update_vmclock(machine->clock.vm, &said) != 0)
+		return VMCLOCK_RETRY_NS;
+	if (said.stepped_ns != 0)
+		fprintf(stderr, "pvclock-vmm: the host's clock was stepped by %lld ns: what VMClock had said of its error was not true\n",
+			(long long)said.stepped_ns);
+	return said.next_ns;
 }
 
 void clock_name_thread(struct vcpu *vcpu)

@@ -200,7 +200,24 @@ struct session {
 	bool paused;               /* by the user */
 	bool asleep;               /* stopped for the host's sleep; both at once: it stays paused after that */
 	uint64_t stopped_ns;
+	uint64_t vmclock_ns;       /* CLOCK_MONOTONIC: VMClock's page is to be brought up to date */
 };
+
+/* How long the loop may sleep, in ms: until something is to be told to a guest that runs. -1: nothing is. */
+static int next_telling(struct session *session)
+{
+	uint64_t wait_ns, now = monotonic_ns();
+	int steal_ms = session->machine->own_steal ? STEAL_MS : -1;
+
+	if (session->paused || session->asleep)
+		return -1;
+	if (session->machine->vmclock && now >= session->vmclock_ns)
+		session->vmclock_ns = now + clock_update_vmclock(session->machine);
+	if (!session->machine->vmclock)
+		return steal_ms;
+	wait_ns = session->vmclock_ns - now;
+	return steal_ms >= 0 && wait_ns / 1000000u > STEAL_MS ? steal_ms : (int)(wait_ns / 1000000u) + 1;
+}
 
 /* --- the host's sleep, told by logind -------------------------------------------------------- */
 
@@ -457,7 +474,7 @@ static int serve(struct session *session)
 			{ .fd = session->options->control_fd, .events = POLLIN }, /* -1: poll ignores it */
 		};
 		bool tells = machine->own_steal && !session->paused && !session->asleep;
-		int timeout_ms = tells ? STEAL_MS : -1;
+		int timeout_ms = next_telling(session);
 
 		sleep_watch_poll(session->watch, &waited[2], &timeout_ms);
 		if (poll(waited, 3, timeout_ms) < 0) {

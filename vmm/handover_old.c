@@ -27,7 +27,7 @@ static bool is_new_side(const char *point)
 	return point != NULL && strncmp(point, "new:", 4) == 0;
 }
 
-#define ARGUMENTS_MAX 28
+#define ARGUMENTS_MAX 30
 #define DYING_MS 200
 
 static int spawn(struct machine *machine, struct options *options, const char *path, int their_socket,
@@ -74,6 +74,8 @@ static int spawn(struct machine *machine, struct options *options, const char *p
 	}
 	if (options->hyperv)
 		arguments[count++] = (char *)(uintptr_t)"--hyperv";
+	if (options->vmclock)
+		arguments[count++] = (char *)(uintptr_t)"--vmclock";
 	if (options->logind)
 		arguments[count++] = (char *)(uintptr_t)"--logind";
 	arguments[count] = NULL;

@@ -266,6 +266,7 @@ int machine_create(struct machine *machine, const struct options *options, struc
 		machine->vcpus[i].fd = -1;
 	machine->own_steal = options->own_steal;
 	machine->hyperv = options->hyperv;
+	machine->vmclock = options->vmclock;
 	pthread_mutex_init(&machine->lock, NULL);
 	pthread_cond_init(&machine->changed, NULL);
 	machine->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

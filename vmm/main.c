@@ -38,6 +38,7 @@ static const char help[] =
 	"      --steal OWNER         who tells the guest how long its vCPUs waited for a CPU: own, this program (in own mode); or\n"
 	"                            kernel (kernel)\n"
 	"      --hyperv              offers the guest Hyper-V's clock beside KVM's (in own mode)\n"
+	"      --vmclock             the guest finds the time of day in a page of VMClock's, too\n"
 	"      --logind              stops the guest before the host sleeps, and lets it go on afterwards\n"
 	"  -h, --help                this text\n"
 	"  -V, --version             the version\n"
@@ -63,6 +64,7 @@ enum long_option {
 	OPTION_HYPERV,
 	OPTION_STEAL,
 	OPTION_SAME_BOOT,
+	OPTION_VMCLOCK,
 	OPTION_CONTROL,
 	OPTION_TIMEOUT,
 	OPTION_LIST_STEPS,
@@ -82,6 +84,7 @@ static const struct option long_options[] = {
 	{ "policy", required_argument, NULL, 'p' },
 	{ "steal", required_argument, NULL, OPTION_STEAL },
 	{ "hyperv", no_argument, NULL, OPTION_HYPERV },
+	{ "vmclock", no_argument, NULL, OPTION_VMCLOCK },
 	{ "logind", no_argument, NULL, OPTION_LOGIND },
 	{ "same-boot", no_argument, NULL, OPTION_SAME_BOOT },
 	{ "help", no_argument, NULL, 'h' },
@@ -220,6 +223,9 @@ static int parse_options(int argc, char **argv, struct options *options, struct 
 			options->logind = true;
 			if (sleep_watch_lacks() != NULL)
 				result = fail(problem, "--logind: %s", sleep_watch_lacks());
+			break;
+		case OPTION_VMCLOCK:
+			options->vmclock = true;
 			break;
 		case OPTION_SAME_BOOT:
 			options->same_boot = true;

@@ -5,7 +5,7 @@
  *
  * A guest logs pairs (guest TSC, ns), so the host judges the clock as a *function*; it never needs a bracket.
  *
- * Guest memory: 0x1000 page tables, GDT | 0x10000 struct vmm_shared | 0x400000 stacks | 0x800000 payload. Under another VMM, which
+ * Guest memory: 0x1000 page tables, GDT | 0x10000 struct vmm_shared | 0x400000 stacks | 0x700000 VMClock | 0x800000 payload. Under another VMM, which
  * has a machine's old hardware below 1 MB, the guest itself brings all this about (guest/pvh.S), and struct vmm_shared lies above.
  */
 #ifndef VMM_SHARED_H
@@ -25,6 +25,7 @@
 #define VMM_STACK_SIZE VMM_TYPED(0x10000, ull)    /* each vCPU's */
 #define VMM_PAYLOAD_GPA VMM_TYPED(0x800000, ull)  /* flat payloads; ELF payloads are linked here */
 #define VMM_VCPUS_MAX VMM_TYPED(16, u)
+#define VMM_VMCLOCK_GPA VMM_TYPED(0x700000, ull)  /* VMClock's page, if there is one */
 
 /* In the GDT: 64-bit code, data, and a busy TSS that nobody uses, of 16 bytes. */
 #define VMM_SEGMENT_CODE VMM_TYPED(0x8, u)
@@ -86,6 +87,17 @@ struct vmm_ring_entry {
 #define VMM_HYPERV_OFF 4u         /* the page, for good */
 #define VMM_HYPERV_NONE 4u        /* its exit code where it has no such clock */
 
+/*
+ * What vmclock.elf logs besides readings of the clock's page: after each, TIME, in .ns, what VMClock said at the same tick, .version its sequence,
+ * .flags its status. And where that sequence is another one than before, what the page says: FROM, at tick .tsc it is .ns; MARKS, .tsc is the marker and
+ * .ns the generation; ERRORS, .ns of the time there (UINT64_MAX: it does not say), .tsc of a tick in units of 2^-(64 + .flags) s.
+ */
+#define VMM_VMCLOCK_TIME 0xb0u
+#define VMM_VMCLOCK_FROM 0xb1u
+#define VMM_VMCLOCK_MARKS 0xb2u
+#define VMM_VMCLOCK_ERRORS 0xb3u
+#define VMM_VMCLOCK_NONE 3u /* its exit code where it has no page */
+
 /* One writer (the vCPU), one reader (the judge). A full ring drops the entry: the read still counts. */
 struct vmm_ring {
 	_Atomic uint64_t head;  /* entries ever written, by the guest */
@@ -111,7 +123,8 @@ struct vmm_shared {
 	_Atomic uint64_t wall_ns;    /* the guest's reading of its wall clock page, UTC ns at system time 0 */
 	uint64_t argument[8];        /* by the judge, for the payload */
 	uint64_t pages_gpa;          /* by the guest, if it wants them known: the vCPUs' clock pages, VMM_PAGE_STRIDE bytes each */
-	uint64_t pad[50];
+	uint64_t vmclock_gpa;        /* by the VMM, for want of firmware's tables: where VMClock's page is; 0: nowhere */
+	uint64_t pad[49];
 	struct vmm_ring ring[VMM_VCPUS_MAX];
 };
 

@@ -39,6 +39,7 @@ struct options {
 	const char *payload;
 	const char *restore_path;        /* a snapshot to start from, or NULL */
 	enum pvclock_blackout restore_as;
+	bool vmclock;                    /* the guest has VMClock's page */
 	bool own_steal;                  /* stolen time is told by this program; else by the kernel */
 	bool hyperv;                     /* Hyper-V's clock is offered */
 	bool logind;                     /* the host's sleep is told beforehand */
@@ -132,8 +133,7 @@ struct machine {
 	uint32_t vcpu_count;
 	struct vcpu vcpus[VMM_VCPUS_MAX];
 	struct vmm_clock clock;
-	bool own_steal;
-	bool hyperv;
+	bool own_steal, hyperv, vmclock;
 	struct vmm_timer timer;
 	struct kvm_cpuid2 *cpuid;   /* the vCPUs', but for what differs between them */
 
@@ -194,6 +194,8 @@ int clock_slope(const struct machine *machine, struct pvclock_slope *slope, stru
 /* Takes the slope of a state's record, if it was saved on this boot of this host; else proves this host's. */
 int clock_learn(struct machine *machine, const struct wire *wire, struct problem *problem);
 void clock_set_policy(struct machine *machine, const char *words);
+/* Brings VMClock's page up to date. ns until the next time; UINT64_MAX: there is none. */
+uint64_t clock_update_vmclock(struct machine *machine);
 /* In a vCPU's own thread: what that is delayed is the guest's stolen time, if that is ours. */
 void clock_name_thread(struct vcpu *vcpu);
 

@@ -20,5 +20,6 @@
 #include <pvclock/record.h>
 #include <pvclock/source.h>
 #include <pvclock/vm.h>
+#include <pvclock/vmclock.h>
 
 #endif

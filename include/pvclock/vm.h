@@ -15,6 +15,7 @@
 #include <pvclock/os.h>
 #include <pvclock/policy.h>
 #include <pvclock/reason.h>
+#include <pvclock/vmclock.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -189,6 +190,39 @@ int pvclock_vcpu_restore_steal(struct pvclock_vcpu *vcpu, uint64_t msr, uint64_t
  * notice: each 20 ms, say. It reads a file of /proc a vCPU. 0, or the first vCPU's -errno; the others are updated all the same.
  */
 int pvclock_vm_update_steal(struct pvclock_vm *vm);
+
+/* --- VMClock ---------------------------------------------------------------------------------- */
+
+/* Rather than TAI: for Linux guests whose driver has its offset's sign wrong (docs/vmclock.md). */
+#define PVCLOCK_VMCLOCK_WANT_UTC (1u << 0)
+
+/*
+ * Where VMClock's page (pvclock/vmclock.h) lies: `size` bytes of guest memory at `gpa`, whole pages if the guest's processes are to
+ * map them. The VMM's choice, before the first vCPU runs; firmware tells the guest. It is looked up again whenever the memory map
+ * changes. size 0: there is none. What a page of an earlier VMM says there (marker, generation, kind of time) is gone on from. 0;
+ * -EINVAL: gpa not 8-byte aligned, size below 112 or above UINT32_MAX, not inside one writable region, or flags unknown.
+ */
+int pvclock_vm_set_vmclock(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size, unsigned int flags);
+
+struct pvclock_vmclock_update {
+	struct pvclock_vmclock page; /* what it says now */
+	uint64_t next_ns;            /* after this it should be brought up to date again */
+	int64_t stepped_ns;          /* the host's clock says so much more than the page did, outside of its error; else 0 */
+};
+
+/*
+ * Brings the page up to now; a resume does so by itself. As often as one likes, each second, say: between updates its error grows.
+ * Reads the host's clocks some ten times, in a few us. *update may be NULL. 0; -ENODATA: no page is wanted, it is not in memory, or
+ * there is no vCPU; -EBUSY: the VM is paused.
+ */
+int pvclock_vm_update_vmclock(struct pvclock_vm *vm, struct pvclock_vmclock_update *update);
+
+/*
+ * The guest's counter was disrupted where the engine cannot see it: it comes from another host, or its host slept. The page's next
+ * update tells the guest. `loaded`: and the guest was loaded from a saved state, so that it may exist more than once. pvclock/kvm.h
+ * says so itself. That a vCPU's TSC runs otherwise than before (pvclock_vcpu_set_tsc), the engine sees.
+ */
+void pvclock_vm_disrupt(struct pvclock_vm *vm, bool loaded);
 
 /* --- policy and account -------------------------------------------------------------------- */
 

@@ -127,6 +127,7 @@ static void resolve_all(struct pvclock_vm *vm)
 	pvclock_vm_resolve_nested(vm);
 	pvclock_parent_copy_table(vm);
 	pvclock_vm_resolve_hyperv(vm);
+	pvclock_vm_resolve_vmclock(vm);
 }
 
 int pvclock_vm_add_memory(struct pvclock_vm *vm, struct pvclock_gpa gpa, uint64_t size, void *host, unsigned int flags)

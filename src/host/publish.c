@@ -28,6 +28,7 @@ size_t pvclock_vm_publish_all(struct pvclock_vm *vm)
 	for (i = 0; i < vm->vcpu_count; i++)
 		written += pvclock_vm_publish_vcpu(vm->vcpus[i]);
 	pvclock_vm_follow_hyperv(vm);
+	pvclock_vm_fill_vmclock(vm, NULL);
 	return written;
 }
 

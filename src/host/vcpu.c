@@ -121,6 +121,8 @@ int pvclock_vcpu_set_tsc(struct pvclock_vcpu *vcpu, const struct pvclock_tsc_tra
 		else
 			pvclock_vm_publish_vcpu(vcpu);
 		pvclock_vm_follow_hyperv(vm);
+		if (before == vm->unstable.code && vcpu == vm->vcpus[0]) /* whose counter VMClock's is */
+			pvclock_vm_fill_vmclock(vm, NULL);
 	}
 	pthread_mutex_unlock(&vm->lock);
 	return 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * vm.h (private) - the engine's state, shared by its rooms: memory.c (guest memory), msr.c (what the guest
- * registers), lines.c (the line and what each vCPU reads of it), publish.c (lines into pages), vcpu.c and vm.c (the
- * objects and their events), record.c (saving them).
+ * registers), lines.c (the line and what each vCPU reads of it), publish.c (lines into pages), vmclock.c (the time of day into one),
+ * vcpu.c and vm.c (the objects and their events), record.c (saving them).
  *
  * There is one line per VM, vm->line, over the TSC of vm->reference: a coordinate system, not a vCPU. Every vCPU's
  * line is derived from it by the vCPU's own transform, so a TSC that did not end up where it should changes
@@ -17,6 +17,7 @@
 #include <pvclock/parent.h>
 #include <pvclock/record.h>
 #include <pvclock/vm.h>
+#include <pvclock/vmclock.h>
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -34,6 +35,17 @@ struct place {
 	uint64_t gpa;
 	struct region *region;
 	void *host;
+};
+
+/* VMClock's page, where the VMM wants it. */
+struct vmclock {
+	uint64_t gpa, size;     /* size 0: it wants none */
+	bool utc;
+	struct place place;
+	bool begun;             /* the rest is what was written last; else what is in guest memory counts */
+	struct pvclock_vmclock page;
+	struct pvclock_tsc_transform counter; /* by which its counter is made of the host's */
+	bool disrupted, loaded; /* to be told by the next write */
 };
 
 /* Of a time and a line: the first tick that reaches it. So that who fires deadlines need not find it again for all vCPUs each time. */
@@ -117,6 +129,7 @@ struct pvclock_vm {
 	_Atomic uint64_t followed;     /* the parent's generation that this VM's line is of */
 	unsigned int parent_table;     /* the nested page's entry, as parent_entry */
 	struct hyperv hyperv;
+	struct vmclock vmclock;
 	bool has_line, paused;
 	struct pvclock_line line;
 	struct pvclock_tsc_transform reference;
@@ -169,6 +182,10 @@ void pvclock_vm_restore_steal(struct pvclock_vcpu *vcpu, uint64_t msr, const uin
 void pvclock_vm_resolve_steal(struct pvclock_vcpu *vcpu);
 /* All vCPUs; `counts`: what they were delayed since the last time counts as stolen. 0, or the first -errno. */
 int pvclock_vm_update_steals(struct pvclock_vm *vm, bool counts);
+/* vmclock.c */
+void pvclock_vm_resolve_vmclock(struct pvclock_vm *vm);
+/* Writes the page anew. 0; -ENODATA: there is none. `update`: may be NULL. */
+int pvclock_vm_fill_vmclock(struct pvclock_vm *vm, struct pvclock_vmclock_update *update);
 void pvclock_vm_judge_stability(struct pvclock_vm *vm);
 bool pvclock_vm_publish_vcpu(struct pvclock_vcpu *vcpu);     /* true if a page was written */
 size_t pvclock_vm_publish_all(struct pvclock_vm *vm);

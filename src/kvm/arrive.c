@@ -179,7 +179,9 @@ int pvclock_kvm_arrive(struct pvclock_kvm *kvm, const struct pvclock_arrival *ar
 {
 	int error = pvclock_kvm_arrive_again(kvm, arrival, arrived, reason);
 
-	if (error == 0)
+	if (error == 0) {
 		pvclock_kvm_forget_sleep(kvm); /* it was before this clock */
+		kvm->loaded = true;
+	}
 	return error;
 }

@@ -154,7 +154,10 @@ int pvclock_kvm_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
 	if (error)
 		return error;
 	kvm->host = *host;
-	return kvm->mode->start ? kvm->mode->start(kvm, host) : 0;
+	error = kvm->mode->start ? kvm->mode->start(kvm, host) : 0;
+	if (error == 0)
+		pvclock_vm_update_vmclock(kvm->vm, NULL); /* where there is no line yet, the guest still finds the page */
+	return error;
 }
 
 /* In every mode alike: the kernel knows nothing of these MSRs. */

@@ -183,7 +183,24 @@ static void tell(struct pvclock_kvm *kvm, struct pvclock_correction *correction)
 	kvm->moved_ticks = 0;
 	kvm->counted_ns = kvm->uncounted_ns = kvm->error_ns = 0;
 	kvm->blackout = PVCLOCK_BLACKOUT_PAUSE;
-	kvm->held = kvm->slept = false;
+	kvm->held = kvm->slept = kvm->loaded = kvm->came_by_record = false;
+}
+
+/*
+ * What the engine is to tell the guest of its counter (VMClock), and cannot see in it: it is another host's, or was, or the host's stood still. After a
+ * live update it is the same one, unless the policy or KVM made another of it.
+ */
+static void say_disruption(const struct pvclock_kvm *kvm)
+{
+	struct pvclock_tsc_transform now;
+	bool same = false;
+
+	if (kvm->loaded && kvm->came_by_record && kvm->vcpu_count > 0 && kvm->blackout == PVCLOCK_BLACKOUT_LIVE_UPDATE) {
+		pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &now);
+		same = now.offset == kvm->came_with.offset && now.ratio == kvm->came_with.ratio && now.frac_bits == kvm->came_with.frac_bits;
+	}
+	if (kvm->slept || (kvm->loaded && !same))
+		pvclock_vm_disrupt(kvm->vm, kvm->loaded && kvm->blackout == PVCLOCK_BLACKOUT_SNAPSHOT);
 }
 
 int pvclock_kvm_pause(struct pvclock_kvm *kvm)
@@ -222,6 +239,7 @@ int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corre
 	error = pvclock_kvm_pass_time(kvm, reason);
 	if (error)
 		return error;
+	say_disruption(kvm);
 	error = kvm->mode->resume(kvm, into, reason);
 	tell(kvm, into);
 	pvclock_kvm_resume_deadlines(kvm);

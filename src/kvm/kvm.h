@@ -88,6 +88,9 @@ struct pvclock_kvm {
 	int64_t surplus_ns;
 	bool unpassed; /* there is a sleep of which the policy has not said anything yet */
 	bool slept;    /* in this blackout */
+	bool loaded;   /* in this blackout the VM was given a state */
+	bool came_by_record; /* and with it the first vCPU's counter as it was */
+	struct pvclock_tsc_transform came_with;
 	struct kvm_mark mark;
 	_Atomic int64_t asleep_limit_ns; /* with so much of it the host has slept since the mark */
 	_Atomic uint64_t awake_at;       /* host TSC: it had not */

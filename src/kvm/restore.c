@@ -314,6 +314,10 @@ static void keep_account(struct pvclock_kvm *kvm, const struct pvclock_record *r
 	kvm->counted_ns = plan->counted_ns;
 	kvm->uncounted_ns = plan->elapsed.ns - plan->counted_ns;
 	kvm->error_ns = plan->elapsed.bound_ns;
+	kvm->loaded = true;
+	kvm->came_by_record = record->vcpu_count > 0;
+	if (kvm->came_by_record)
+		kvm->came_with = record->vcpus[0].tsc;
 	pvclock_kvm_forget_sleep(kvm); /* the plan knows of it */
 }
 

@@ -127,7 +127,32 @@ static int fake_adjtimex(void *ctx, struct timex *status)
 	status->tai = fake->tai_offset;
 	status->maxerror = fake->max_error_us;
 	status->esterror = fake->estimated_error_us;
+	status->status = fake->ntp_status;
+	status->freq = fake->ntp_freq;
+	status->tick = fake->ntp_tick;
+	status->tolerance = fake->ntp_tolerance;
 	return fake->ntp_state;
+}
+
+static uint64_t raw_ns(const struct fake_kvm *fake, uint64_t host_tsc)
+{
+	return (uint64_t)((unsigned __int128)(host_tsc - fake->unheard_ticks) * 1000000 / fake->khz);
+}
+
+uint64_t fake_kvm_realtime(const struct fake_kvm *fake, uint64_t host_tsc)
+{
+	uint64_t raw = raw_ns(fake, host_tsc);
+
+	return raw + (uint64_t)fake->realtime_ns + (uint64_t)(int64_t)((__int128)(int64_t)(raw - fake->rate_from) * fake->rate_ppb / 1000000000);
+}
+
+void fake_kvm_set_rate(struct fake_kvm *fake, int64_t ppb)
+{
+	uint64_t raw = raw_ns(fake, fake->tsc);
+
+	fake->realtime_ns = (int64_t)(fake_kvm_realtime(fake, fake->tsc) - raw);
+	fake->rate_from = raw;
+	fake->rate_ppb = ppb;
 }
 
 static int fake_clock_gettime(void *ctx, clockid_t clock, struct timespec *ts)
@@ -136,10 +161,10 @@ static int fake_clock_gettime(void *ctx, clockid_t clock, struct timespec *ts)
 	uint64_t ns;
 
 	fake->tsc += 40;
-	ns = (uint64_t)((unsigned __int128)(fake->tsc - fake->unheard_ticks) * 1000000 / fake->khz);
+	ns = raw_ns(fake, fake->tsc);
 	leap(fake);
 	if (clock == CLOCK_REALTIME || clock == CLOCK_TAI)
-		ns += (uint64_t)fake->realtime_ns;
+		ns = fake_kvm_realtime(fake, fake->tsc);
 	if (clock == CLOCK_TAI)
 		ns += (uint64_t)fake->tai_offset * 1000000000u;
 	if (clock == CLOCK_BOOTTIME)

@@ -45,6 +45,10 @@ struct fake_kvm {
 	const char *boot_id; /* NULL: there is none to read */
 	int ntp_state;       /* what adjtimex returns */
 	long max_error_us, estimated_error_us;
+	int ntp_status;      /* STA_* */
+	long ntp_freq, ntp_tick, ntp_tolerance; /* as adjtimex tells them, whatever the clock does */
+	int64_t rate_ppb;    /* CLOCK_REALTIME's, against the TSC: fake_kvm_set_rate */
+	uint64_t rate_from;  /* since when, by CLOCK_MONOTONIC_RAW's ns */
 	uint64_t tsc_adjust[2];
 	uint64_t steal_msr[2];  /* MSR_KVM_STEAL_TIME */
 	uint64_t run_delay[4];  /* ns, of threads 100 to 103, while `schedstat` is true */
@@ -78,6 +82,10 @@ void fake_kvm_enter(struct fake_kvm *fake);
  * guests' TSCs go on.
  */
 void fake_kvm_sleep(struct fake_kvm *fake, uint64_t ns, uint64_t ticks, bool reset);
+/* From now on CLOCK_REALTIME gains so much. */
+void fake_kvm_set_rate(struct fake_kvm *fake, int64_t ppb);
+/* CLOCK_REALTIME at a TSC value from then on, ns, without what reading it costs. */
+uint64_t fake_kvm_realtime(const struct fake_kvm *fake, uint64_t host_tsc);
 /* What it publishes to a vCPU, by its own TSC. */
 struct pvclock_line fake_kvm_page(const struct fake_kvm *fake, unsigned int vcpu);
 /* The kernel's clock at a host tick. */

@@ -6,6 +6,7 @@
  *     PVCLOCK_DIGEST_I386: brings its own start and its own write.
  */
 #include <pvclock/clock.h>
+#include <pvclock/vmclock.h>
 
 #include "../random.h"
 
@@ -287,6 +288,49 @@ static void run(const char *name, void (*function)(struct digest *), uint64_t se
 	print(text);
 }
 
+static void vmclock(struct digest *digest)
+{
+	uint64_t words[14] = { 0 };
+	struct pvclock_vmclock clock, copy;
+	struct pvclock_vmclock_time time;
+	int64_t seconds = 0;
+
+	clock.size = 0x70 + (uint32_t)any(digest) / 2;
+	clock.counter_id = (uint8_t)next(digest);
+	clock.time_type = (uint8_t)next(digest) & 3;
+	clock.status = (uint8_t)next(digest);
+	clock.smearing_hint = (uint8_t)next(digest);
+	clock.leap = (uint8_t)next(digest);
+	clock.period_shift = (uint8_t)next(digest) & (next(digest) & 1 ? 255 : 63);
+	clock.tai_offset = (int16_t)next(digest);
+	clock.marker = next(digest);
+	clock.flags = next(digest);
+	clock.counter = any(digest);
+	clock.period = any(digest);
+	clock.period_est_error = any(digest);
+	clock.period_max_error = any(digest);
+	clock.sec = any(digest);
+	clock.frac = any(digest);
+	clock.est_error_ns = any(digest);
+	clock.max_error_ns = any(digest);
+	clock.generation = next(digest);
+	pvclock_vmclock_write(words, &clock);
+	for (unsigned int i = 0; i < 14; i++)
+		add(digest, words[i]);
+	add(digest, pvclock_vmclock_read(words, &copy));
+	add(digest, copy.generation);
+	add(digest, (uint16_t)copy.tai_offset);
+	pvclock_vmclock_at(&copy, any(digest), &time);
+	add(digest, time.sec);
+	add(digest, time.frac);
+	add(digest, time.max_error_ns);
+	add(digest, pvclock_vmclock_ns(&time));
+	add(digest, pvclock_vmclock_to_utc(&copy, &seconds));
+	add(digest, (uint64_t)seconds);
+	add(digest, pvclock_vmclock_to_tai(&copy, &seconds));
+	add(digest, (uint64_t)seconds);
+}
+
 static void run_all(void)
 {
 	run("read and invert ", read_and_invert, 1, ROUNDS);
@@ -295,6 +339,7 @@ static void run_all(void)
 	run("hyperv          ", hyperv, 4, ROUNDS);
 	run("pages           ", pages, 5, ROUNDS / 10);
 	run("clocks          ", clocks, 6, ROUNDS / 10);
+	run("vmclock         ", vmclock, 7, ROUNDS);
 }
 
 #ifdef PVCLOCK_DIGEST_I386

@@ -38,6 +38,7 @@ static void observe_fence(memory_order order);
 
 #include "../../src/page/hyperv.c"
 #include "../../src/page/read.c"
+#include "../../src/page/vmclock.c"
 #include "../../src/page/write.c"
 #include <pvclock/guest.h>
 
@@ -52,14 +53,16 @@ struct event {
 	uint32_t value; /* of a STORE */
 };
 
-#define MAX_EVENTS 64
+#define MAX_EVENTS 128
+#define WORDS 32
 
 struct trace {
 	struct event events[MAX_EVENTS];
 	unsigned int count;
 };
 
-static _Alignas(64) uint32_t memory[8];
+static _Alignas(64) uint32_t memory[WORDS];
+static unsigned int version_word; /* the subject's */
 static struct trace *recording;
 static jmp_buf *retry;          /* replaying: where a reader goes that looks at version a third time */
 static unsigned int replayed;   /* loads of version so far */
@@ -89,11 +92,11 @@ static uint64_t observe_load(const volatile void *address, size_t size, memory_o
 	uint64_t value = 0;
 
 	for (unsigned int i = 0; i < size / 4; i++) {
-		assert_true(word + i < 8);
+		assert_true(word + i < WORDS);
 		record(LOAD, word + i, order, 0);
 		value |= (uint64_t)memory[word + i] << 32 * i;
 	}
-	if (retry && word == 0) {
+	if (retry && word == version_word) {
 		if (replayed == 2)
 			longjmp(*retry, 1);
 		return replay_version[replayed++];
@@ -106,7 +109,7 @@ static void observe_store(volatile void *address, size_t size, uint64_t value, m
 	unsigned int word = (unsigned int)((volatile uint32_t *)address - memory);
 
 	assert_int_equal(size, 4); /* the ABI's alignment allows no more */
-	assert_true(word < 8);
+	assert_true(word < WORDS);
 	record(STORE, word, order, (uint32_t)value);
 	memory[word] = (uint32_t)value;
 }
@@ -128,6 +131,14 @@ static void write_page(uint64_t n)
 static void write_wall_clock(uint64_t n)
 {
 	pvclock_wall_clock_write(memory, n * 1000000001u);
+}
+
+static void write_vmclock(uint64_t n)
+{
+	struct pvclock_vmclock clock = { .size = 0x70, .marker = n * 0x100000001u, .flags = n * 0x300000003u, .counter = n * 0x500000005u,
+					 .period = n * 0x700000007u, .generation = n * 0x900000009u };
+
+	pvclock_vmclock_write(memory, &clock);
 }
 
 static bool read_page(void)
@@ -158,6 +169,13 @@ static bool read_hyperv(void)
 	return pvclock_hyperv_page_read(memory, &snapshot) == PVCLOCK_READ_OK;
 }
 
+static bool read_vmclock(void)
+{
+	struct pvclock_vmclock clock;
+
+	return pvclock_vmclock_read(memory, &clock) != PVCLOCK_READ_BUSY;
+}
+
 #if defined(__x86_64__) || defined(__i386__)
 static bool read_clock(void)
 {
@@ -172,14 +190,19 @@ static const struct subject {
 	void (*write)(uint64_t n);
 	bool (*read)(void);
 	unsigned int first, last; /* words of the body */
+	unsigned int version;     /* its word */
 	unsigned int step;        /* what a write adds to the version: 2, and odd is open; 1, and 0 is */
 	unsigned int begun;       /* the version before: one that a reader takes, or the first write needs no order */
 } subjects[] = {
-	{ "pvclock_page_write, pvclock_page_read", write_page, read_page, 2, 7, 2, 0 },
-	{ "pvclock_wall_clock_write, pvclock_wall_clock_read", write_wall_clock, read_wall_clock, 1, 2, 2, 0 },
-	{ "pvclock_hyperv_page_write, pvclock_hyperv_page_read", write_hyperv, read_hyperv, 2, 5, 1, 1 },
+	{ "pvclock_page_write, pvclock_page_read", write_page, read_page, 2, 7, 0, 2, 0 },
+	{ "pvclock_wall_clock_write, pvclock_wall_clock_read", write_wall_clock, read_wall_clock, 1, 2, 0, 2, 0 },
+	{ "pvclock_hyperv_page_write, pvclock_hyperv_page_read", write_hyperv, read_hyperv, 2, 5, 0, 1, 1 },
+	/* any words are like any others; so are all pairs of these, the first ones and the last */
+	{ "pvclock_vmclock_write, pvclock_vmclock_read, its beginning", write_vmclock, read_vmclock, 4, 6, 3, 2, 0 },
+	{ "pvclock_vmclock_write, pvclock_vmclock_read", write_vmclock, read_vmclock, 10, 12, 3, 2, 0 },
+	{ "pvclock_vmclock_write, pvclock_vmclock_read, its end", write_vmclock, read_vmclock, 25, 27, 3, 2, 0 },
 #if defined(__x86_64__) || defined(__i386__)
-	{ "pvclock_page_write, pvclock_read_clock", write_page, read_clock, 2, 7, 2, 0 },
+	{ "pvclock_page_write, pvclock_read_clock", write_page, read_clock, 2, 7, 0, 2, 0 },
 #endif
 };
 
@@ -236,7 +259,7 @@ static void judge(struct machine *machine, const struct outcome *outcome)
 	for (unsigned int i = 0; i < machine->load_count; i++) {
 		unsigned int seen = outcome->seen[i];
 
-		if (machine->loads[i].word == 0)
+		if (machine->loads[i].word == version_word)
 			version[versions++] = seen ? machine->stores[seen - 1].value : machine->subject->begun;
 		else
 			writes[bodies++] = seen ? machine->stores[seen - 1].write : 0;
@@ -288,7 +311,7 @@ static void project(struct machine *machine, const struct trace *trace, unsigned
 			acquires_seen += event->acquire;
 			continue;
 		}
-		if (event->word != 0 && event->word != a && event->word != b)
+		if (event->word != version_word && event->word != a && event->word != b)
 			continue;
 		if (event->kind == STORE) {
 			n = machine->store_count++;
@@ -302,7 +325,7 @@ static void project(struct machine *machine, const struct trace *trace, unsigned
 			for (unsigned int j = 0; j < n; j++)
 				if (event->release || kept[j]->word == event->word || fences[j] != releases_seen)
 					machine->stores[n].before |= 1u << j;
-			write += event->word == 0 && closes(machine->subject, event->value);
+			write += event->word == version_word && closes(machine->subject, event->value);
 		} else {
 			n = machine->load_count++;
 			assert_true(n < MAX_LOADS);
@@ -338,8 +361,9 @@ static void run(struct machine *machine, const struct trace *stores, const struc
 
 static void record_subject(const struct subject *subject, struct trace *stores, struct trace *loads)
 {
+	version_word = subject->version;
 	memset(memory, 0, sizeof(memory));
-	memory[0] = subject->begun;
+	memory[version_word] = subject->begun;
 	memset(stores, 0, sizeof(*stores));
 	memset(loads, 0, sizeof(*loads));
 	recording = stores;
@@ -352,9 +376,9 @@ static void record_subject(const struct subject *subject, struct trace *stores, 
 	for (unsigned int i = 0, odd = 0; i < stores->count; i++) {
 		const struct event *event = &stores->events[i];
 
-		if (event->kind == STORE && event->word == 0)
+		if (event->kind == STORE && event->word == version_word)
 			odd = !closes(subject, event->value);
-		assert_true(event->kind != LOAD || event->word == 0 || odd);
+		assert_true(event->kind != LOAD || event->word == version_word || odd);
 	}
 	/* otherwise a writer's own loads order nothing here */
 	for (unsigned int i = 0; i < stores->count;)
