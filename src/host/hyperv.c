@@ -297,9 +297,10 @@ int pvclock_hyperv_write(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value
 		hyperv->shown = false;
 		*to = value;
 		find_page(vcpu->vm);
-		pvclock_vm_follow_hyperv(vcpu->vm);
-		if (!vcpu->vm->paused)
+		if (!vcpu->vm->paused) { /* else the resume does it, by the line that there will be */
+			pvclock_vm_follow_hyperv(vcpu->vm);
 			show(vcpu->vm, true);
+		}
 		return 0;
 	case PVCLOCK_HYPERV_MSR_TSC_EMULATION_STATUS:
 		if (value)

@@ -168,6 +168,15 @@ static uint64_t sum(const struct run *run, bool backwards)
 	return all;
 }
 
+static uint64_t sum_failed(const struct run *run)
+{
+	uint64_t all = 0;
+
+	for (unsigned int i = 0; i < VCPUS; i++)
+		all += atomic_load(&run->harness.shared->ring[i].failed);
+	return all;
+}
+
 static void judge(struct live *live, const struct run *run, const char *name)
 {
 	live_check(live, run->pages > EVENTS && run->counters > EVENTS && run->near > EVENTS, "P12 %s: %llu readings of the page and %llu of the counter", name,
@@ -225,10 +234,16 @@ static bool wait_argument(struct run *run, unsigned int i, uint64_t at_least)
 {
 	int64_t limit = harness_now_ms() + WATCH_READINGS_MS;
 
-	while (run->harness.shared->argument[i] < at_least && harness_now_ms() < limit)
+	while (atomic_load((_Atomic uint64_t *)&run->harness.shared->argument[i]) < at_least) {
 		if (harness_run(&run->harness, 1))
 			return false;
-	return run->harness.shared->argument[i] >= at_least;
+		if (harness_now_ms() > limit) {
+			snprintf(run->harness.error, sizeof(run->harness.error), "%s: %llu of %llu times.", i == 1 ? "told" : i == 2 ? "acknowledged" : "off",
+				 (unsigned long long)run->harness.shared->argument[i], (unsigned long long)at_least);
+			return false;
+		}
+	}
+	return true;
 }
 
 static void tells(struct live *live, const char *path)
@@ -258,7 +273,9 @@ static void tells(struct live *live, const char *path)
 	argument[0] = VMM_HYPERV_TELL;
 	lives = lives && goes_on(&run);
 	before = page_of(&run);
-	lives = lives && pause_once(&run, 3) && (!moves || wait_argument(&run, 1, 1)) && pause_once(&run, 3) && command(&run, "update") && goes_on(&run);
+	for (unsigned int i = 1; lives && i <= 2; i++)
+		lives = pause_once(&run, 3) && (!moves || wait_argument(&run, 1, i));
+	lives = lives && command(&run, "update") && goes_on(&run);
 	after = page_of(&run);
 	live_check(live, lives && after.sequence == (moves ? 0 : before.sequence) && after.scale == before.scale && after.offset == before.offset,
 		   "P12 unacknowledged: the page's scale and offset are untouched, its sequence is %u", after.sequence);
@@ -268,14 +285,13 @@ static void tells(struct live *live, const char *path)
 	argument[0] |= VMM_HYPERV_ACKNOWLEDGE;
 	lives = lives && (!moves || wait_argument(&run, 2, 1)) && goes_on(&run);
 	for (unsigned int i = 0; lives && i < live_count(20, 5); i++) {
-		uint64_t told = argument[1];
-
-		lives = pause_once(&run, i) && (!moves || (wait_argument(&run, 1, told + 1) && wait_argument(&run, 2, argument[1] - 1)));
+		lives = pause_once(&run, i) && (!moves || (wait_argument(&run, 1, i + 3) && wait_argument(&run, 2, i + 2)));
 	}
 	lives = lives && goes_on(&run) && goes_on(&run);
 	after = page_of(&run);
-	live_check(live, lives && after.sequence != 0, "P12 acknowledged: told %llu times, acknowledged %llu times, the page is there (%u): %s",
+	live_check(live, lives && after.sequence == (moves ? 2 + argument[2] : 1), "P12 acknowledged: told %llu times, acknowledged %llu times, the page is there (%u): %s",
 		   (unsigned long long)argument[1], (unsigned long long)argument[2], after.sequence, lives ? "yes" : run.harness.error);
+	live_check(live, sum_failed(&run) == 0, "P12 acknowledged: there was something to, each time");
 	live_check(live, (argument[1] != 0) == moves, "P12: it is told where the function changed, and not where it did not");
 
 	/* and one that wants no page any more */

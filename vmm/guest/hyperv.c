@@ -100,6 +100,11 @@ static void read_counter(struct vmm_ring *ring, uint16_t index)
 			  (uint32_t)(pvclock_line_ns(&clock.line, to) - pvclock_line_ns(&clock.line, from)), index);
 }
 
+static void count(uint64_t *argument)
+{
+	atomic_store_explicit((_Atomic uint64_t *)argument, *argument + 1, memory_order_release);
+}
+
 static void set_page(uint64_t enable)
 {
 	guest_write_msr(PVCLOCK_HYPERV_MSR_REFERENCE_TSC, (uintptr_t)&reference | enable);
@@ -121,16 +126,18 @@ static void obey(struct vmm_shared *shared, uint64_t *done, uint32_t *due, uint3
 		atomic_store((_Atomic uint64_t *)&shared->argument[3], 1);
 	}
 	*done |= wanted;
+	/* Counted when it is done: the harness does the next thing then. */
 	if (guest_interrupt_poll()) {
-		shared->argument[1]++;
 		guest_timer_done();
 		*due = round + ACKNOWLEDGE_AFTER;
+		count(&shared->argument[1]);
 	}
 	if (*due != 0 && round >= *due && (wanted & VMM_HYPERV_ACKNOWLEDGE)) {
-		if (read_msr(PVCLOCK_HYPERV_MSR_TSC_EMULATION_STATUS) == 1)
-			shared->argument[2]++;
+		if (read_msr(PVCLOCK_HYPERV_MSR_TSC_EMULATION_STATUS) != 1)
+			guest_count(&shared->ring[0].failed);
 		guest_write_msr(PVCLOCK_HYPERV_MSR_TSC_EMULATION_STATUS, 0);
 		*due = 0;
+		count(&shared->argument[2]);
 	}
 }
 
