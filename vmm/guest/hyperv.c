@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * hyperv.c - every vCPU reads Hyper-V's clock in both its forms, and the pvclock page at the same tick; and logs all of it, so that the judge
- * can compute each reading anew (VMM_HYPERV_* in shared.h). vCPU 0 sets the page up, and does what the harness asks for.
+ * hyperv.c - every vCPU reads Hyper-V's clock in both its forms, and the pvclock page at the same tick; and logs all of it, so
+ * that the judge can compute each reading anew (VMM_HYPERV_* in shared.h). vCPU 0 sets the page up, and does what the harness
+ * asks for.
  *
- * argument[0]: what to do, VMM_HYPERV_TELL and so on. The guest's: [1] interrupts taken, [2] acknowledgements, [3] 1: the page is off.
+ * argument[0]: what to do, VMM_HYPERV_TELL and so on. The guest's: [1] interrupts taken, [2] acknowledgements, [3] 1: the page is
+ * off.
  */
 #include "runtime.h"
 
@@ -33,7 +35,8 @@ static uint32_t hyperv_features(void)
 	uint32_t leaf = PVCLOCK_HYPERV_CPUID, eax, ebx, ecx, edx;
 
 	__asm__ __volatile__("cpuid" : "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(leaf), "c"(0));
-	if (ebx != PVCLOCK_HYPERV_CPUID_SIGNATURE_EBX || ecx != PVCLOCK_HYPERV_CPUID_SIGNATURE_ECX || edx != PVCLOCK_HYPERV_CPUID_SIGNATURE_EDX)
+	if (ebx != PVCLOCK_HYPERV_CPUID_SIGNATURE_EBX || ecx != PVCLOCK_HYPERV_CPUID_SIGNATURE_ECX ||
+	    edx != PVCLOCK_HYPERV_CPUID_SIGNATURE_EDX)
 		return 0;
 	__asm__ __volatile__("cpuid" : "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(leaf + 3), "c"(0));
 	return eax;
@@ -91,7 +94,8 @@ static void read_counter(struct vmm_ring *ring, uint16_t index)
 	time = read_msr(PVCLOCK_HYPERV_MSR_TIME_REF_COUNT);
 	to = pvclock_read_tsc().ticks;
 	watch(ring, before, time);
-	if (there && pvclock_hyperv_page_read(&reference, &hyperv_after) == PVCLOCK_READ_OK && hyperv_after.sequence == hyperv.sequence) {
+	if (there && pvclock_hyperv_page_read(&reference, &hyperv_after) == PVCLOCK_READ_OK &&
+	    hyperv_after.sequence == hyperv.sequence) {
 		log_entry(ring, VMM_HYPERV_FROM, from, time, hyperv.sequence, index);
 		log_entry(ring, VMM_HYPERV_TO, to, time, hyperv.sequence, index);
 	}
