@@ -109,8 +109,10 @@ static void fire(struct pvclock_vcpu *vcpu, struct pvclock_host_tsc now)
 }
 
 static const uint32_t hyperv_msrs[] = {
-	PVCLOCK_HYPERV_MSR_TIME_REF_COUNT, PVCLOCK_HYPERV_MSR_REFERENCE_TSC, PVCLOCK_HYPERV_MSR_TSC_FREQUENCY, PVCLOCK_HYPERV_MSR_APIC_FREQUENCY,
-	PVCLOCK_HYPERV_MSR_REENLIGHTENMENT_CONTROL, PVCLOCK_HYPERV_MSR_TSC_EMULATION_CONTROL, PVCLOCK_HYPERV_MSR_TSC_EMULATION_STATUS,
+	PVCLOCK_HYPERV_MSR_TIME_REF_COUNT, PVCLOCK_HYPERV_MSR_REFERENCE_TSC, PVCLOCK_HYPERV_MSR_TSC_FREQUENCY,
+		PVCLOCK_HYPERV_MSR_APIC_FREQUENCY,
+	PVCLOCK_HYPERV_MSR_REENLIGHTENMENT_CONTROL, PVCLOCK_HYPERV_MSR_TSC_EMULATION_CONTROL,
+		PVCLOCK_HYPERV_MSR_TSC_EMULATION_STATUS,
 	PVCLOCK_HYPERV_MSR_TSC_INVARIANT_CONTROL,
 };
 
@@ -131,7 +133,8 @@ static void save_and_restore(struct pvclock_vm *vm)
 		if (pvclock_vm_restore_hyperv(vm, &record) || pvclock_record_capture(vm, &again))
 			abort();
 		if (record.hyperv.scale != again.hyperv.scale || record.hyperv.offset != again.hyperv.offset ||
-		    record.hyperv_sequence != again.hyperv_sequence || record.hyperv_emulation_status != again.hyperv_emulation_status)
+		    record.hyperv_sequence != again.hyperv_sequence ||
+			    record.hyperv_emulation_status != again.hyperv_emulation_status)
 			abort();
 		pvclock_record_clear(&record);
 		pvclock_record_clear(&again);
@@ -252,7 +255,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			break;
 		case 13:
 			value = op >> 7 ? HYPERV_GPA | 1 : take(&input, 8);
-			pvclock_vcpu_write_msr(vcpu, op >> 7 ? PVCLOCK_HYPERV_MSR_REFERENCE_TSC : hyperv_msrs[take(&input, 1) % 8], value);
+			pvclock_vcpu_write_msr(vcpu, op >> 7 ? PVCLOCK_HYPERV_MSR_REFERENCE_TSC : hyperv_msrs[take(&input, 1) % 8],
+					       value);
 			break;
 		case 14:
 			value = take(&input, 1) % 4 | (take(&input, 1) & 0xf0) << 12 | take(&input, 1);

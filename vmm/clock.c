@@ -16,7 +16,7 @@
 
 #define VMM_FEATURES PVCLOCK_FEATURES
 #define KVM_LEAVES PVCLOCK_CPUID_FIRST /* where KVM's own are, and a guest finds them ... */
-#define KVM_LEAVES_MOVED (PVCLOCK_CPUID_FIRST + PVCLOCK_CPUID_STEP) /* ... and where it looks next, if Hyper-V's are there (Linux: in steps of 0x100) */
+#define KVM_LEAVES_MOVED (PVCLOCK_CPUID_FIRST + PVCLOCK_CPUID_STEP) /* ... and where it looks next, if Hyper-V's are there */
 #define APIC_HZ 1000000000u /* of KVM's local APIC */
 
 /* Proves the host's slope, or says why there is none. 0 or -errno. */
@@ -89,15 +89,17 @@ static int attach(struct machine *machine, const struct pvclock_kvm_config *conf
 /* Hyper-V's leaves are the first ones, or none: KVM's two make room. */
 static int tell_hyperv(struct machine *machine, struct problem *problem)
 {
-	struct pvclock_cpuid leaves[PVCLOCK_HYPERV_LEAVES], moved[2] = { { .leaf = KVM_LEAVES_MOVED }, { .leaf = KVM_LEAVES_MOVED + 1 } };
+	struct pvclock_cpuid leaves[PVCLOCK_HYPERV_LEAVES], moved[2] = { { .leaf = 0 } };
 
 	for (uint32_t i = 0; i < machine->cpuid->nent; i++) {
 		const struct kvm_cpuid_entry2 *entry = &machine->cpuid->entries[i];
+		uint32_t leaf = entry->function - KVM_LEAVES;
 
-		if (entry->function - KVM_LEAVES < 2)
-			moved[entry->function - KVM_LEAVES] = (struct pvclock_cpuid){ KVM_LEAVES_MOVED + (entry->function - KVM_LEAVES), entry->eax,
-										      entry->ebx, entry->ecx, entry->edx };
+		if (leaf < 2)
+			moved[leaf] = (struct pvclock_cpuid){ 0, entry->eax, entry->ebx, entry->ecx, entry->edx };
 	}
+	for (uint32_t leaf = 0; leaf < 2; leaf++)
+		moved[leaf].leaf = KVM_LEAVES_MOVED + leaf;
 	moved[0].eax = KVM_LEAVES_MOVED + 1;
 	pvclock_hyperv_cpuid(pvclock_vm_offered_hyperv(machine->clock.vm), leaves);
 	if (machine_add_leaves(machine, moved, 2, problem) < 0)

@@ -71,9 +71,10 @@ struct vmm_ring_entry {
 #define VMM_SUSPEND_TOLD 0x91u
 
 /*
- * What hyperv.elf logs, .version being the TSC page's sequence. FUNCTION: .tsc is the scale, .ns the offset. PAGE: reference time, .ns, at the tick .tsc;
- * BESIDE: the pvclock page's ns there. FROM, TO: the counter, .ns, was read between these two ticks, and the page was there all the while. NEAR: the counter, .tsc, was
- * read where the pvclock page's ns were between .ns and .ns + .version.
+ * What hyperv.elf logs, .version being the TSC page's sequence. FUNCTION: .tsc is the scale, .ns the offset. PAGE: reference
+ * time, .ns, at the tick .tsc; BESIDE: the pvclock page's ns there. FROM, TO: the counter, .ns, was read between these two ticks,
+ * and the page was there all the while. NEAR: the counter, .tsc, was read where the pvclock page's ns were between .ns and .ns +
+ * .version.
  */
 #define VMM_HYPERV_FUNCTION 0xa0u
 #define VMM_HYPERV_PAGE 0xa1u

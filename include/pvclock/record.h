@@ -81,8 +81,8 @@ int pvclock_record_apply(const struct pvclock_record *record, struct pvclock_vm 
 			 struct pvclock_reason *reason);
 
 /*
- * Of all that, Hyper-V's clock alone, for who puts the rest back by other ways (pvclock_kvm_restore). The VM is paused; its line comes before it resumes.
- * -EINVAL: a record without vCPUs. The record's fields are in their ranges.
+ * Of all that, Hyper-V's clock alone, for who puts the rest back by other ways (pvclock_kvm_restore). The VM is paused; its line
+ * comes before it resumes. -EINVAL: a record without vCPUs. The record's fields are in their ranges.
  */
 int pvclock_vm_restore_hyperv(struct pvclock_vm *vm, const struct pvclock_record *record);
 

@@ -145,22 +145,23 @@ struct pvclock_deadline {
 bool pvclock_vcpu_take_deadline(struct pvclock_vcpu *vcpu, struct pvclock_host_tsc now, struct pvclock_deadline *deadline);
 
 /*
- * Which of Hyper-V's clock the guest may use, PVCLOCK_HYPERV_* (pvclock/hyperv.h): what its CPUID tells it of. None at first: then these MSRs are not ours.
- * `apic_hz`: what APIC_FREQUENCY reads, the VMM's APIC's bus; KVM's own has 1000000000. Say so before pvclock_kvm_attach: it is for own mode, and
- * nothing is offered afterwards in the others.
+ * Which of Hyper-V's clock the guest may use, PVCLOCK_HYPERV_* (pvclock/hyperv.h): what its CPUID tells it of. None at first:
+ * then these MSRs are not ours. `apic_hz`: what APIC_FREQUENCY reads, the VMM's APIC's bus; KVM's own has 1000000000. Say so
+ * before pvclock_kvm_attach: it is for own mode, and nothing is offered afterwards in the others.
  */
 void pvclock_vm_offer_hyperv(struct pvclock_vm *vm, uint32_t features, uint64_t apic_hz);
 uint32_t pvclock_vm_offered_hyperv(const struct pvclock_vm *vm);
 
 /*
- * The guest came with its TSC page, and no record: what that says is reference time, as far as it agrees with the line; `ticks`: the first vCPU's TSC at
- * which it stood still. The VM is paused, and its MSRs are restored; pvclock_kvm_arrive does it. -EINVAL: the page is no clock.
+ * The guest came with its TSC page, and no record: what that says is reference time, as far as it agrees with the line;
+ * `ticks`: the first vCPU's TSC at which it stood still. The VM is paused, and its MSRs are restored; pvclock_kvm_arrive does
+ * it. -EINVAL: the page is no clock.
  */
 int pvclock_vm_adopt_hyperv(struct pvclock_vm *vm, const struct pvclock_hyperv_snapshot *page, uint64_t ticks);
 
 /*
- * After a resume and before the first vCPU runs (pvclock_kvm_resume does it): REENLIGHTENMENT_CONTROL, by which the guest gets its interrupt, if reference time
- * has become another function of its TSC; else 0.
+ * After a resume and before the first vCPU runs (pvclock_kvm_resume does it): REENLIGHTENMENT_CONTROL, by which the guest gets
+ * its interrupt, if reference time has become another function of its TSC; else 0.
  */
 uint64_t pvclock_vm_take_reenlightenment(struct pvclock_vm *vm);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * hyperv.c - Hyper-V's clock towards the guest (docs/hyperv.md): reference time, derived from the VM's line once and then kept, bit for bit, as long as
- * it agrees with it; the page that tells it, the counter that is the same function, and the guest that wants to be told when it became another one.
+ * hyperv.c - Hyper-V's clock towards the guest (docs/hyperv.md): reference time, derived from the VM's line once and then kept,
+ * bit for bit, as long as it agrees with it; the page that tells it, the counter that is the same function, and the guest that
+ * wants to be told when it became another one.
  *
  * Reference time is over the TSC of the VM's first vCPU. Where the page is valid all have that TSC.
  */
@@ -53,20 +54,23 @@ uint32_t pvclock_vm_offered_hyperv(const struct pvclock_vm *vm)
 /* --- reference time ------------------------------------------------------------------------------ */
 
 /*
- * Whether reference time is still what the header says of `line`. With a the line's anchor and Y(t) = t * scale / 2^64 + offset - (the line at t, before any
- * floor) / 100, a new one has 0 <= Y(a) < 1 (pvclock_line_to_hyperv), and a scale within 2^-65 of the slope, so that it has
+ * Whether reference time is still what the header says of `line`. With a the line's anchor and Y(t) = t * scale / 2^64 + offset -
+ * (the line at t, before any floor) / 100, a new one has 0 <= Y(a) < 1 (pvclock_line_to_hyperv), and a scale within 2^-65 of the
+ * slope, so that it has
  *
  *     -t * 2^-65  <=  Y(t)  <  1 + t * 2^-65
  *
- * at every later t. That is asked here of t = a, in units of 2^-65 / 100, exactly: any reference time that was derived from this same function, at
- * whatever anchor, passes; and one that passes has these bounds from here on, as its scale has the same error. So nothing adds up over any number of lines.
+ * at every later t. That is asked here of t = a, in units of 2^-65 / 100, exactly: any reference time that was derived from this
+ * same function, at whatever anchor, passes; and one that passes has these bounds from here on, as its scale has the same error.
+ * So nothing adds up over any number of lines.
  */
 static bool agrees(const struct pvclock_hyperv_line *hyperv, const struct pvclock_line *line)
 {
 	struct pvclock_hyperv_line fresh;
 	pvclock_word low;
 	int64_t units;
-	__int128 apart;
+	const __int128 one_ns = (__int128)1 << 65;
+	__int128 apart, allowed;
 
 	if (!pvclock_line_to_hyperv(line, &fresh) || fresh.scale != hyperv->scale)
 		return false;
@@ -74,9 +78,9 @@ static bool agrees(const struct pvclock_hyperv_line *hyperv, const struct pvcloc
 	if (units < -2 || units > 2)
 		return false;
 	/* |units * 100 * 2^65| < 2^74, and the others are less */
-	apart = (__int128)units * NS_PER_UNIT * ((__int128)1 << 65) + (__int128)low * NS_PER_UNIT * 2 - (__int128)(line->ns % NS_PER_UNIT) * ((__int128)1 << 65);
-	return apart >= -(__int128)line->tsc * NS_PER_UNIT &&
-	       apart < (__int128)NS_PER_UNIT * ((__int128)1 << 65) + (__int128)line->tsc * NS_PER_UNIT;
+	apart = ((__int128)units * NS_PER_UNIT - (__int128)(line->ns % NS_PER_UNIT)) * one_ns + (__int128)low * NS_PER_UNIT * 2;
+	allowed = (__int128)line->tsc * NS_PER_UNIT;
+	return apart >= -allowed && apart < NS_PER_UNIT * one_ns + allowed;
 }
 
 static bool same_line(const struct pvclock_line *a, const struct pvclock_line *b)
@@ -95,8 +99,8 @@ static uint64_t time_now(const struct pvclock_vm *vm)
 }
 
 /*
- * A new reference time may read a unit or two less than the old one did, where the line itself went on: the guest does not see it before it has come that
- * far. A clock that somebody set back is back.
+ * A new reference time may read a unit or two less than the old one did, where the line itself went on: the guest does not see it
+ * before it has come that far. A clock that somebody set back is back.
  */
 static void wait_for(const struct pvclock_vm *vm, uint64_t last)
 {
@@ -134,7 +138,10 @@ static void show(struct pvclock_vm *vm, bool asked)
 	}
 }
 
-/* Whether the memory says already what it should: it came with the guest, from another VMM. The guest may have written anything there. */
+/*
+ * Whether the memory says already what it should: it came with the guest, from another VMM. The guest may have written anything
+ * there.
+ */
 static bool says(const struct hyperv *hyperv)
 {
 	const uint32_t *words = hyperv->page.host;
@@ -144,7 +151,8 @@ static bool says(const struct hyperv *hyperv)
 	       pvclock_load_relaxed_u32(&words[0]) == hyperv->sequence &&
 	       pvclock_load_relaxed_u32(&words[2]) == (uint32_t)hyperv->line.scale &&
 	       pvclock_load_relaxed_u32(&words[3]) == (uint32_t)(hyperv->line.scale >> 32) &&
-	       pvclock_load_relaxed_u32(&words[4]) == (uint32_t)offset && pvclock_load_relaxed_u32(&words[5]) == (uint32_t)(offset >> 32);
+	       pvclock_load_relaxed_u32(&words[4]) == (uint32_t)offset &&
+	       pvclock_load_relaxed_u32(&words[5]) == (uint32_t)(offset >> 32);
 }
 
 static void find_page(struct pvclock_vm *vm)
@@ -153,8 +161,8 @@ static void find_page(struct pvclock_vm *vm)
 
 	/* nowhere, where there is no such memory: KVM takes any address too, and leaves the guest with the counter */
 	if (hyperv->tsc_page & PVCLOCK_MSR_ENABLE)
-		pvclock_vm_find_place(vm, hyperv->tsc_page & ~(uint64_t)(PVCLOCK_HYPERV_PAGE_SIZE - 1), sizeof(struct pvclock_hyperv_page),
-				      &hyperv->page);
+		pvclock_vm_find_place(vm, hyperv->tsc_page & ~(uint64_t)(PVCLOCK_HYPERV_PAGE_SIZE - 1),
+				      sizeof(struct pvclock_hyperv_page), &hyperv->page);
 	else
 		hyperv->page = (struct place){ 0 };
 }
@@ -173,7 +181,8 @@ void pvclock_vm_resolve_hyperv(struct pvclock_vm *vm)
 /* --- the line changes ----------------------------------------------------------------------------------- */
 
 /*
- * The guest did not run: it has to be told, and if it acknowledges what it is told, it has no page until then. What it did to its own TSC it knows.
+ * The guest did not run: it has to be told, and if it acknowledges what it is told, it has no page until then. What it did to its
+ * own TSC it knows.
  */
 static void announce(struct hyperv *hyperv)
 {
@@ -297,9 +306,10 @@ int pvclock_hyperv_write(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value
 		hyperv->shown = false;
 		*to = value;
 		find_page(vcpu->vm);
-		pvclock_vm_follow_hyperv(vcpu->vm);
-		if (!vcpu->vm->paused)
+		if (!vcpu->vm->paused) { /* else the resume does it, by the line that there will be */
+			pvclock_vm_follow_hyperv(vcpu->vm);
 			show(vcpu->vm, true);
+		}
 		return 0;
 	case PVCLOCK_HYPERV_MSR_TSC_EMULATION_STATUS:
 		if (value)
@@ -376,8 +386,8 @@ int pvclock_hyperv_restore(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t val
 /* --- the record ----------------------------------------------------------------------------------------------- */
 
 /* `ticks`: of the guest's TSC, and no later one was read. */
-static void restore_time(struct pvclock_vm *vm, const struct pvclock_hyperv_line *line, uint32_t sequence, const struct pvclock_tsc_transform *over,
-			 uint64_t ticks)
+static void restore_time(struct pvclock_vm *vm, const struct pvclock_hyperv_line *line, uint32_t sequence,
+			 const struct pvclock_tsc_transform *over, uint64_t ticks)
 {
 	struct hyperv *hyperv = &vm->hyperv;
 

@@ -263,10 +263,12 @@ static bool check_hyperv(const struct pvclock_record *record, struct pvclock_rea
 		return REFUSE(reason, "The record's TSC emulation control, 0x%" PRIx64 ", has more than bit 0.",
 			      record->hyperv_emulation_control);
 	if (record->hyperv_emulation_status > record->hyperv_emulation_control)
-		return REFUSE(reason, "The record's TSC emulation status is 0x%" PRIx64 " where the control is 0x%" PRIx64 "; 1 needs 1.",
+		return REFUSE(reason,
+			      "The record's TSC emulation status is 0x%" PRIx64 " where the control is 0x%" PRIx64 "; 1 needs 1.",
 			      record->hyperv_emulation_status, record->hyperv_emulation_control);
 	if (record->hyperv_invariant > 1)
-		return REFUSE(reason, "The record's invariant TSC control, 0x%" PRIx64 ", has more than bit 0.", record->hyperv_invariant);
+		return REFUSE(reason, "The record's invariant TSC control, 0x%" PRIx64 ", has more than bit 0.",
+			      record->hyperv_invariant);
 	if (record->hyperv_sequence == UINT32_MAX)
 		return REFUSE(reason, "The record's TSC page has the sequence 0x%x, which none has.", record->hyperv_sequence);
 	return true;
@@ -289,7 +291,8 @@ static bool check_record(const struct pvclock_record *record, struct pvclock_rea
 		return REFUSE(reason, "The record's suspend interrupt, 0x%" PRIx64 ", is none that a guest can ask for.",
 			      record->suspend_control);
 	if (record->nested_msr % 4096 > PVCLOCK_MSR_ENABLE)
-		return REFUSE(reason, "The record's nested page address 0x%" PRIx64 " is not 4096-byte aligned.", record->nested_msr);
+		return REFUSE(reason, "The record's nested page address 0x%" PRIx64 " is not 4096-byte aligned.",
+			      record->nested_msr);
 	if (!pvclock_interface_check(PVCLOCK_MSR_NESTED_CONTROL, record->nested_control))
 		return REFUSE(reason, "The record's nested interrupt, 0x%" PRIx64 ", is none that a guest can ask for.",
 			      record->nested_control);

@@ -190,13 +190,15 @@ static int check_offer(const struct pvclock_kvm *kvm, const struct pvclock_recor
 	for (i = 0; i < record->vcpu_count; i++)
 		if (record->vcpus[i].deadline_control & PVCLOCK_CONTROL_ENABLE)
 			used |= PVCLOCK_FEATURE_DEADLINE;
-	hyperv = (record->hyperv_tsc_page & PVCLOCK_MSR_ENABLE ? PVCLOCK_HYPERV_TSC_PAGE : 0) |
-		 (record->hyperv_reenlightenment & PVCLOCK_CONTROL_ENABLE || record->hyperv_emulation_control ? PVCLOCK_HYPERV_REENLIGHTENMENT : 0) |
-		 (record->hyperv_invariant ? PVCLOCK_HYPERV_INVARIANT : 0);
+	hyperv = record->hyperv_tsc_page & PVCLOCK_MSR_ENABLE ? PVCLOCK_HYPERV_TSC_PAGE : 0;
+	if ((record->hyperv_reenlightenment & PVCLOCK_CONTROL_ENABLE) || record->hyperv_emulation_control)
+		hyperv |= PVCLOCK_HYPERV_REENLIGHTENMENT;
+	if (record->hyperv_invariant)
+		hyperv |= PVCLOCK_HYPERV_INVARIANT;
 	if (hyperv & ~pvclock_vm_offered_hyperv(kvm->vm)) {
 		pvclock_reason_set(reason, PVCLOCK_REASON_RECORD_FIELD,
-				   "The record's guest uses features 0x%x of Hyper-V's clock, and this VM is offered 0x%x; give it those with "
-				   "pvclock_vm_offer_hyperv, in own mode.", hyperv, pvclock_vm_offered_hyperv(kvm->vm));
+				   "The record's guest uses features 0x%x of Hyper-V's clock, and this VM is offered 0x%x; give it "
+				   "those with pvclock_vm_offer_hyperv, in own mode.", hyperv, pvclock_vm_offered_hyperv(kvm->vm));
 		return -ENOTSUP;
 	}
 	if ((used & ~pvclock_vm_offered(kvm->vm)) == 0)

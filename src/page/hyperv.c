@@ -10,12 +10,13 @@
  *     W2  body               relaxed               fence              acquire
  *     W3  sequence = next    release           R3  s2 = sequence      relaxed
  *
- * A reader accepts its copy if s1 == s2 and that is valid. It is not older than s1: R1 read what W3 stored, so all of that body happens before R2. It is not
- * newer: if some R2 read a word that a later W2 stored, the release fence before it synchronizes with the acquire fence after R2, so that W2's W1
- * happens before R3, and R3 reads that 0 or something after it. 0 is not valid, and no later sequence is s1 again before 2^32 - 2 writes.
+ * A reader accepts its copy if s1 == s2 and that is valid. It is not older than s1: R1 read what W3 stored, so all of that body
+ * happens before R2. It is not newer: if some R2 read a word that a later W2 stored, the release fence before it synchronizes
+ * with the acquire fence after R2, so that W2's W1 happens before R3, and R3 reads that 0 or something after it. 0 is not valid,
+ * and no later sequence is s1 again before 2^32 - 2 writes.
  *
- * That is why the sequence is counted by the writer, and not by the page: one that began anew at 1 each time the page was withdrawn, or went on from what
- * the guest wrote there, would say s1 of two bodies.
+ * That is why the sequence is counted by the writer, and not by the page: one that began anew at 1 each time the page was
+ * withdrawn, or went on from what the guest wrote there, would say s1 of two bodies.
  */
 #include "shared_word.h"
 

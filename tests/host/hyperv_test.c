@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * hyperv_test.c - P10, P12: Hyper-V's clock as docs/hyperv.md promises it, through the binding on KVMs in virtual time: which values its MSRs take; that page
- * and counter are one function, and within the bounds of the pvclock page beside it, at random ticks and at the ones where a reading turns; that
- * events leave it alone, bit for bit, or replace it without a step back; and what a guest is told, that wants to be told.
+ * hyperv_test.c - P10, P12: Hyper-V's clock as docs/hyperv.md promises it, through the binding on KVMs in virtual time: which
+ * values its MSRs take; that page and counter are one function, and within the bounds of the pvclock page beside it, at random
+ * ticks and at the ones where a reading turns; that events leave it alone, bit for bit, or replace it without a step back; and
+ * what a guest is told, that wants to be told.
  *
  *     hyperv_test [EVENTS TICKS]    so many events, after each so many ticks; PVCLOCK_SEED
  */
@@ -179,9 +180,11 @@ static void judge(struct hv *m, const struct pvclock_hyperv_line *page, const st
 	uint64_t time = reference_time(page, tick), counter = counter_at(m, tick), ns = system_time(line, tick);
 
 	if (pvclock_hyperv_time(page, tick) != time || counter != time)
-		fail_msg("at tick %" PRIu64 " the page says %" PRIu64 " and the counter %" PRIu64 " (seed %" PRIu64 ")", tick, time, counter, seed);
+		fail_msg("at tick %" PRIu64 " the page says %" PRIu64 " and the counter %" PRIu64 " (seed %" PRIu64 ")", tick,
+			 time, counter, seed);
 	if (!within(time, ns, tick))
-		fail_msg("at tick %" PRIu64 " reference time is %" PRIu64 " and the clock reads %" PRIu64 " ns (seed %" PRIu64 ")", tick, time, ns, seed);
+		fail_msg("at tick %" PRIu64 " reference time is %" PRIu64 " and the clock reads %" PRIu64 " ns (seed %" PRIu64 ")",
+			 tick, time, ns, seed);
 }
 
 /* At `ticks` ticks from now on; half of them where the reading turns. */
@@ -277,7 +280,8 @@ static void what_was_not_offered_is_not_there(void **state)
 		m = new_hv(1, features, 6462370);
 		assert_int_equal(pvclock_vm_offered_hyperv(m->vm), features);
 		for (size_t i = 0; i < sizeof(msrs) / sizeof(*msrs); i++) {
-			assert_int_equal(pvclock_vcpu_read_msr(m->vcpus[0], msrs[i].msr, &value), features & msrs[i].feature ? 0 : -ENOENT);
+			assert_int_equal(pvclock_vcpu_read_msr(m->vcpus[0], msrs[i].msr, &value),
+					 features & msrs[i].feature ? 0 : -ENOENT);
 			if (!(features & msrs[i].feature))
 				assert_int_equal(write_msr(m, msrs[i].msr, 0), -1);
 		}
@@ -417,7 +421,9 @@ static void a_slow_tsc_has_the_counter(void **state)
 	free_hv(m);
 }
 
-/* Which lines of the same slope reference time still agrees with: those for which its definition holds, to the ns, and no others. */
+/*
+ * Which lines of the same slope reference time still agrees with: those for which its definition holds, to the ns, and no others.
+ */
 static void p12_it_is_kept_exactly_as_long_as_it_agrees(void **state)
 {
 	struct hv *m = new_hv(1, PVCLOCK_HYPERV_FEATURES, 6462370);
@@ -616,7 +622,8 @@ static void p8_another_rate_is_told(void **state)
 
 		m->fake.offset_ignored = cases[i].ignored;
 		turn_on(m);
-		assert_int_equal(write_msr(m, PVCLOCK_HYPERV_MSR_REENLIGHTENMENT_CONTROL, cases[i].reenlightenment | 1ull << 32), 1);
+		assert_int_equal(write_msr(m, PVCLOCK_HYPERV_MSR_REENLIGHTENMENT_CONTROL, cases[i].reenlightenment | 1ull << 32),
+				 1);
 		assert_int_equal(write_msr(m, PVCLOCK_HYPERV_MSR_TSC_EMULATION_CONTROL, cases[i].emulation), 1);
 		blackout(m); /* the same function: nothing is to be told, and nothing touched */
 		before = page_of(m);
@@ -778,7 +785,8 @@ static void p12_one_function_through_a_long_life(void **state)
 		assert_int_equal(page_of(m).sequence, page.sequence);
 		m->fake.tsc += 1000;
 	}
-	print_message("%" PRIu64 " ticks; %" PRIu64 " events left the page alone, %" PRIu64 " made a new one\n", judged, kept, renewed);
+	print_message("%" PRIu64 " ticks; %" PRIu64 " events left the page alone, %" PRIu64 " made a new one\n", judged, kept,
+		      renewed);
 	assert_true(kept > events / 4 && renewed > events / 8);
 	assert_int_equal(judged, (uint64_t)events * ticks);
 	free_hv(m);

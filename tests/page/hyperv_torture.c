@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A writer of Hyper-V's TSC page against readers on real CPUs. The body follows from the sequence alone, so a mixed copy shows. The library must show
- * no fault; writers and readers that break one rule each have to be caught by the same run (torture.c says more, order_test.c tries all orders).
+ * A writer of Hyper-V's TSC page against readers on real CPUs. The body follows from the sequence alone, so a mixed copy shows.
+ * The library must show no fault; writers and readers that break one rule each have to be caught by the same run (torture.c says
+ * more, order_test.c tries all orders).
  *
  * PVCLOCK_TORTURE_MS: how long the library is tortured (default 1000).
  */
@@ -98,7 +99,8 @@ static void *read_loop(void *argument)
 		reads++;
 		fresh += copy.sequence != last;
 		last = copy.sequence;
-		if (!pvclock_hyperv_sequence_valid(copy.sequence) || copy.hyperv.scale != body.scale || copy.hyperv.offset != body.offset) {
+		if (!pvclock_hyperv_sequence_valid(copy.sequence) || copy.hyperv.scale != body.scale ||
+		    copy.hyperv.offset != body.offset) {
 			faults++;
 			if (run->part->name)
 				atomic_store(&run->stop, true);
@@ -258,7 +260,8 @@ int main(void)
 	run_all(&run, &library, text && *text ? (unsigned int)strtoul(text, NULL, 0) : 1000);
 	failed = run.faults != 0 || run.fresh < 2 || run.nothing == 0;
 	printf("%s the library: %llu writes, %llu withdrawn, %llu reads, %llu of a new sequence, %llu of no clock, %llu faults\n",
-	       failed ? "not ok" : "ok", (unsigned long long)run.writes, (unsigned long long)run.withdrawn, (unsigned long long)run.reads,
+	       failed ? "not ok" : "ok", (unsigned long long)run.writes, (unsigned long long)run.withdrawn,
+		       (unsigned long long)run.reads,
 	       (unsigned long long)run.fresh, (unsigned long long)run.nothing, (unsigned long long)run.faults);
 	for (size_t i = 0; i < sizeof(broken) / sizeof(*broken); i++) {
 		unsigned int tries = 0;

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * hyperv.c - every vCPU reads Hyper-V's clock in both its forms, and the pvclock page at the same tick; and logs all of it, so that the judge
- * can compute each reading anew (VMM_HYPERV_* in shared.h). vCPU 0 sets the page up, and does what the harness asks for.
+ * hyperv.c - every vCPU reads Hyper-V's clock in both its forms, and the pvclock page at the same tick; and logs all of it, so
+ * that the judge can compute each reading anew (VMM_HYPERV_* in shared.h). vCPU 0 sets the page up, and does what the harness
+ * asks for.
  *
- * argument[0]: what to do, VMM_HYPERV_TELL and so on. The guest's: [1] interrupts taken, [2] acknowledgements, [3] 1: the page is off.
+ * argument[0]: what to do, VMM_HYPERV_TELL and so on. The guest's: [1] interrupts taken, [2] acknowledgements, [3] 1: the page is
+ * off.
  */
 #include "runtime.h"
 
@@ -33,7 +35,8 @@ static uint32_t hyperv_features(void)
 	uint32_t leaf = PVCLOCK_HYPERV_CPUID, eax, ebx, ecx, edx;
 
 	__asm__ __volatile__("cpuid" : "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(leaf), "c"(0));
-	if (ebx != PVCLOCK_HYPERV_CPUID_SIGNATURE_EBX || ecx != PVCLOCK_HYPERV_CPUID_SIGNATURE_ECX || edx != PVCLOCK_HYPERV_CPUID_SIGNATURE_EDX)
+	if (ebx != PVCLOCK_HYPERV_CPUID_SIGNATURE_EBX || ecx != PVCLOCK_HYPERV_CPUID_SIGNATURE_ECX ||
+	    edx != PVCLOCK_HYPERV_CPUID_SIGNATURE_EDX)
 		return 0;
 	__asm__ __volatile__("cpuid" : "=a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx) : "a"(leaf + 3), "c"(0));
 	return eax;
@@ -91,13 +94,19 @@ static void read_counter(struct vmm_ring *ring, uint16_t index)
 	time = read_msr(PVCLOCK_HYPERV_MSR_TIME_REF_COUNT);
 	to = pvclock_read_tsc().ticks;
 	watch(ring, before, time);
-	if (there && pvclock_hyperv_page_read(&reference, &hyperv_after) == PVCLOCK_READ_OK && hyperv_after.sequence == hyperv.sequence) {
+	if (there && pvclock_hyperv_page_read(&reference, &hyperv_after) == PVCLOCK_READ_OK &&
+	    hyperv_after.sequence == hyperv.sequence) {
 		log_entry(ring, VMM_HYPERV_FROM, from, time, hyperv.sequence, index);
 		log_entry(ring, VMM_HYPERV_TO, to, time, hyperv.sequence, index);
 	}
 	if (pvclock_page_read(&pages[index].page, &clock_after) == PVCLOCK_READ_OK && clock_after.version == clock.version)
 		log_entry(ring, VMM_HYPERV_NEAR, time, pvclock_line_ns(&clock.line, from),
 			  (uint32_t)(pvclock_line_ns(&clock.line, to) - pvclock_line_ns(&clock.line, from)), index);
+}
+
+static void count(uint64_t *argument)
+{
+	atomic_store_explicit((_Atomic uint64_t *)argument, *argument + 1, memory_order_release);
 }
 
 static void set_page(uint64_t enable)
@@ -121,16 +130,18 @@ static void obey(struct vmm_shared *shared, uint64_t *done, uint32_t *due, uint3
 		atomic_store((_Atomic uint64_t *)&shared->argument[3], 1);
 	}
 	*done |= wanted;
+	/* Counted when it is done: the harness does the next thing then. */
 	if (guest_interrupt_poll()) {
-		shared->argument[1]++;
 		guest_timer_done();
 		*due = round + ACKNOWLEDGE_AFTER;
+		count(&shared->argument[1]);
 	}
 	if (*due != 0 && round >= *due && (wanted & VMM_HYPERV_ACKNOWLEDGE)) {
-		if (read_msr(PVCLOCK_HYPERV_MSR_TSC_EMULATION_STATUS) == 1)
-			shared->argument[2]++;
+		if (read_msr(PVCLOCK_HYPERV_MSR_TSC_EMULATION_STATUS) != 1)
+			guest_count(&shared->ring[0].failed);
 		guest_write_msr(PVCLOCK_HYPERV_MSR_TSC_EMULATION_STATUS, 0);
 		*due = 0;
+		count(&shared->argument[2]);
 	}
 }
 
