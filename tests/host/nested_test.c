@@ -642,6 +642,7 @@ static void hostile(const struct pvclock_nested_entry *entries, unsigned int cou
 	((struct pvclock_page *)(void *)(w->memory + 0x3040))->tsc_to_system_mul = 0;
 	assert_int_equal(pvclock_vm_add_memory(w->level[0].vm, (struct pvclock_gpa){ 0x20000 }, 4096, rom, PVCLOCK_MEMORY_READONLY), 0);
 	assert_int_equal(pvclock_vcpu_write_msr(w->level[0].vcpu, PVCLOCK_MSR_SUSPEND, L1_SUSPEND | 1), 0);
+	pvclock_page_write(w->memory + L1_SUSPEND + 60, &line, 0);
 	for (unsigned int i = 0; i < count; i++)
 		table->entries[i] = entries[i];
 	table->count = claimed;
@@ -763,6 +764,58 @@ static void p10_registrations(void **state)
 	assert_int_equal(table_of(w)->version, 1);
 	assert_int_equal(table_of(w)->sequence % 2, 0);
 	free_world(w);
+}
+
+/* L2 is hostile: L1's engine copies nothing of its table that does not lie in L2's memory, or stands under what does not stand before it. */
+static void p10_copies_of_hostile_tables(void **state)
+{
+	static const struct {
+		struct pvclock_nested_entry entry;
+		bool copied;
+	} cases[] = {
+		{ { .gpa = 0x5000, .kind = PVCLOCK_NESTED_PAGE }, true },
+		{ { .gpa = L2_SIZE - 32, .kind = PVCLOCK_NESTED_PAGE }, true },
+		{ { .gpa = L2_SIZE - 28, .kind = PVCLOCK_NESTED_PAGE }, false }, /* L1's memory goes on there */
+		{ { .gpa = L2_SIZE, .kind = PVCLOCK_NESTED_PAGE }, false },
+		{ { .gpa = (uint64_t)-L2_MEMORY, .kind = PVCLOCK_NESTED_PAGE }, false },
+		{ { .gpa = 0x5001, .kind = PVCLOCK_NESTED_PAGE }, false },
+		{ { .gpa = 0x5000, .kind = PVCLOCK_NESTED_HYPERV }, false },
+		{ { .gpa = 0x5000, .kind = 77 }, false },
+		{ { .gpa = 0x5000, .kind = PVCLOCK_NESTED_PAGE, .under = 1 }, true },
+		{ { .gpa = 0x5000, .kind = PVCLOCK_NESTED_PAGE, .under = 2 }, false },
+		{ { .gpa = 0x5000, .kind = PVCLOCK_NESTED_PAGE, .under = 121 }, false },
+		{ { .gpa = 0x5000, .kind = PVCLOCK_NESTED_PAGE, .under = 255 }, false },
+		{ { .gpa = 0x5000, .kind = PVCLOCK_NESTED_TABLE, .under = 1 }, true },
+		{ { .gpa = 0x7001, .kind = PVCLOCK_NESTED_TABLE, .under = 1 }, false },
+	};
+	struct pvclock_tsc_transform l2 = pvclock_tsc_unscaled(5);
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct world *w = new_world(&l2, NULL);
+		struct pvclock_nested_page *table = (struct pvclock_nested_page *)(void *)(w->memory + L2_MEMORY + L2_TABLE);
+		struct pvclock_nested_entry entry;
+		unsigned int copies = 0;
+
+		table->entries[0] = make_entry(0x6000, PVCLOCK_NESTED_PAGE, 0);
+		table->entries[1] = cases[i].entry;
+		table->count = UINT32_MAX;
+		assert_int_equal(pvclock_vcpu_write_msr(w->level[1].vcpu, PVCLOCK_MSR_NESTED, L2_TABLE | 1), 0);
+		for (unsigned int j = 0; j < PVCLOCK_NESTED_ENTRIES; j++) {
+			if (!pvclock_nested_look(table_of(w), j, &entry))
+				continue;
+			assert_in_range(entry.gpa, L2_MEMORY, SIZE - 32);
+			copies++;
+		}
+		if (copies != 3u + cases[i].copied) /* L2's page, its table, and its first entry */
+			fail_msg("case %zu: %u entries", i, copies);
+		/* a table that is none any more is nobody's: its copies go */
+		assert_int_equal(pvclock_vcpu_write_msr(w->level[1].vcpu, PVCLOCK_MSR_NESTED, 0), 0);
+		for (unsigned int j = 1; j < PVCLOCK_NESTED_ENTRIES; j++)
+			assert_false(pvclock_nested_look(table_of(w), j, &entry));
+		assert_true(pvclock_nested_look(table_of(w), 0, &entry));
+		free_world(w);
+	}
 }
 
 /* --- what is taken back ------------------------------------------------------------------------------ */
@@ -939,6 +992,48 @@ static void p6_the_offer_is_part_of_the_record(void **state)
 	free_world(w);
 }
 
+/* By the engine alone, on a hypervisor that runs the first vCPU's counter elsewhere. */
+static void p8_a_record_applied(void **state)
+{
+	struct pvclock_tsc_transform l2 = pvclock_tsc_unscaled(5), other;
+	struct world *w = new_world(&l2, NULL);
+	struct pvclock_record record;
+	struct pvclock_reason reason;
+	struct pvclock_nested told;
+	struct readings before;
+	struct pvclock_vcpu *vcpu;
+	struct pvclock_vm *vm;
+	int64_t moved;
+
+	(void)state;
+	take_readings(w, &before);
+	assert_int_equal(pvclock_kvm_pause(w->level[0].kvm), 0);
+	assert_int_equal(pvclock_kvm_save(w->level[0].kvm, &record), 0);
+	assert_int_equal(pvclock_vm_create(&w->fake.os, &vm), 0);
+	assert_int_equal(pvclock_vm_add_memory(vm, (struct pvclock_gpa){ 0 }, SIZE, w->memory, 0), 0);
+	assert_int_equal(pvclock_vcpu_create(vm, 0, &vcpu), 0);
+	other = record.vcpus[0].tsc;
+	other.offset += 1234567;
+	assert_int_equal(pvclock_vcpu_set_tsc(vcpu, &other, false), 0);
+	assert_int_equal(pvclock_vm_pause(vm), 0);
+	assert_int_equal(pvclock_record_apply(&record, vm, &moved, &reason), 0);
+	assert_int_equal(moved, 1234567);
+	assert_int_equal(pvclock_vm_resume(vm), 0);
+	assert_int_equal(pvclock_nested_read(table_of(w), &told), PVCLOCK_READ_OK);
+	assert_int_equal(told.generation, 1);
+	assert_int_equal(told.changes[1].next_ticks - told.changes[1].old_ticks, 1234567);
+	assert_int_equal(told.changes[1].next.tsc - told.changes[1].old.tsc, 1234567);
+	read_page(w, L2_MEMORY + L2_PAGE, &told.changes[0].next);
+	assert_int_equal(told.changes[0].next.tsc - before.line[1].tsc, 1234567);
+	assert_int_equal(told.changes[0].next.ns, before.line[1].ns);
+	assert_int_equal(pvclock_vm_take_nested(vm), PVCLOCK_CONTROL_ENABLE | VECTOR);
+	assert_int_equal(pvclock_vm_take_nested(vm), 0);
+	pvclock_record_clear(&record);
+	pvclock_vcpu_destroy(vcpu);
+	pvclock_vm_destroy(vm);
+	free_world(w);
+}
+
 /*
  * A KVM in L1: what it measures by its TSC, and the deadlines that its guests have armed, mean what they meant. Another KVM in virtual time stands for
  * it, whose TSC jumps and runs at another rate as L1's does.
@@ -995,10 +1090,12 @@ int main(void)
 		cmocka_unit_test(p8_too_many_changes_are_said),
 		cmocka_unit_test(p10_tables_reach_what_is_theirs_alone),
 		cmocka_unit_test(p10_registrations),
+		cmocka_unit_test(p10_copies_of_hostile_tables),
 		cmocka_unit_test(p8_a_page_that_moved_is_the_guests_again),
 		cmocka_unit_test(p8_stopped_after_any_store),
 		cmocka_unit_test(steer_mode_offers_none),
 		cmocka_unit_test(p6_the_offer_is_part_of_the_record),
+		cmocka_unit_test(p8_a_record_applied),
 		cmocka_unit_test(p5_deadlines_follow),
 	};
 
