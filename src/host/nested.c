@@ -4,7 +4,7 @@
  * of its own guests, of which it keeps a table there, are made right. No vCPU runs meanwhile, so nobody reads a page that is wrong.
  *
  * The table is the guest's, and may say anything. Each entry is read once; what it can bring about is that a pvclock page (32 bytes), or the head
- * of a nested page (256), is rewritten within the guest's own memory, where there is one already. At most PVCLOCK_NESTED_ENTRIES, with
+ * of a nested page (320), is rewritten within the guest's own memory, where there is one already. At most PVCLOCK_NESTED_ENTRIES, with
  * one look at each.
  */
 #include "vm.h"

@@ -38,6 +38,7 @@ static inline void store_word(_Atomic uint32_t *word, uint32_t value, memory_ord
 #define L3_MEMORY 0x4000u /* in L2's */
 #define L3_SIZE 0x2000u
 #define L3_PAGE 0x20u
+#define HEAD offsetof(struct pvclock_nested_page, entries)
 #define LEVELS 3
 #define VECTOR 0x55u
 #define KHZ 2596142u
@@ -395,8 +396,8 @@ static void p8_the_tree_goes_on(void **state)
 			assert_int_equal(told.generation, generation);
 			assert_int_equal(told.rewritten, 3);
 			assert_int_equal(told.refused, 0);
-			assert_int_equal(told.changes[generation % 3].old_ticks, plan.at.tsc);
-			check_continues(w, &saved, told.changes[generation % 3].old_ticks, told.changes[generation % 3].next_ticks);
+			assert_int_equal(told.changes[generation % PVCLOCK_NESTED_CHANGES].old_ticks, plan.at.tsc);
+			check_continues(w, &saved, told.changes[generation % PVCLOCK_NESTED_CHANGES].old_ticks, told.changes[generation % PVCLOCK_NESTED_CHANGES].next_ticks);
 			assert_int_equal(((struct pvclock_page *)(void *)(w->memory + L2_MEMORY + L2_PAGE))->flags,
 					 PVCLOCK_TSC_STABLE | PVCLOCK_GUEST_STOPPED);
 			assert_int_equal(w->fake.signals, 1);
@@ -501,8 +502,8 @@ static void p8_each_way_to_another_line(void **state)
 		assert_int_equal(pvclock_kvm_resume(w->level[0].kvm, NULL, NULL), 0);
 		assert_int_equal(pvclock_nested_read(table_of(w), &told), PVCLOCK_READ_OK);
 		assert_int_equal(told.generation, generation);
-		assert_in_range(told.changes[generation % 3].next_ticks - told.changes[generation % 3].old_ticks, 1000000000, 1001000000);
-		check_continues(w, &before, told.changes[generation % 3].old_ticks, told.changes[generation % 3].next_ticks);
+		assert_in_range(told.changes[generation % PVCLOCK_NESTED_CHANGES].next_ticks - told.changes[generation % PVCLOCK_NESTED_CHANGES].old_ticks, 1000000000, 1001000000);
+		check_continues(w, &before, told.changes[generation % PVCLOCK_NESTED_CHANGES].old_ticks, told.changes[generation % PVCLOCK_NESTED_CHANGES].next_ticks);
 		follow(&w->level[1]);
 	}
 	take_readings(w, &before);
@@ -548,7 +549,7 @@ static void p8_saved_before_it_ran(void **state)
 		assert_int_equal(pvclock_nested_read(table_of(w), &told), PVCLOCK_READ_OK);
 		assert_int_equal(told.generation, i + 1);
 		if (i == 0)
-			check_continues(w, &before, at_switch, told.changes[told.generation % 3].next_ticks);
+			check_continues(w, &before, at_switch, told.changes[told.generation % PVCLOCK_NESTED_CHANGES].next_ticks);
 	}
 	assert_int_equal(pvclock_kvm_resume(w->level[0].kvm, NULL, NULL), 0);
 	assert_int_equal(pvclock_nested_generation(table_of(w)), 2);
@@ -596,16 +597,16 @@ static void p8_too_many_changes_are_said(void **state)
 			assert_int_equal(pvclock_kvm_resume(w->level[0].kvm, NULL, NULL), 0);
 			assert_int_equal(pvclock_nested_generation(table_of(w)), 1);
 		} else {
-			for (unsigned int i = 0; i < 4; i++) {
+			for (unsigned int i = 0; i <= PVCLOCK_NESTED_CHANGES; i++) {
 				next_move = moves[i % 2];
 				next_move.advance = false;
 				move_host(w);
 			}
-			assert_int_equal(pvclock_nested_generation(table_of(w)), 4);
+			assert_int_equal(pvclock_nested_generation(table_of(w)), PVCLOCK_NESTED_CHANGES + 1);
 		}
 		assert_int_equal(pvclock_vm_pause(w->level[1].vm), 0);
 		assert_int_equal(pvclock_parent_follow(w->level[1].vm, NULL, &reason), -ESTALE);
-		assert_non_null(strstr(reason.text, unknown ? "another 1 times" : "another 4 times"));
+		assert_non_null(strstr(reason.text, unknown ? "another 1 times" : "another 5 times"));
 		assert_int_equal(pvclock_parent_follow(w->level[1].vm, NULL, &reason), 0);
 		assert_int_equal(pvclock_vm_resume(w->level[1].vm), 0);
 		free_world(w);
@@ -656,13 +657,13 @@ static void hostile(const struct pvclock_nested_entry *entries, unsigned int cou
 	if (told.rewritten != rewritten || told.refused != refused)
 		fail_msg("%u rewritten, %u refused", told.rewritten, told.refused);
 	for (size_t i = 0; i < SIZE; i++) {
-		bool ours = (i >= L1_PAGE && i < L1_PAGE + 32) || (i >= L1_TABLE && i < L1_TABLE + 256);
+		bool ours = (i >= L1_PAGE && i < L1_PAGE + 32) || (i >= L1_TABLE && i < L1_TABLE + HEAD);
 
 		for (unsigned int j = 0; j < count && !ours; j++) {
-			uint64_t size = table->entries[j].kind == PVCLOCK_NESTED_TABLE ? 256 : 32;
+			uint64_t size = table->entries[j].kind == PVCLOCK_NESTED_TABLE ? HEAD : 32;
 
 			ours = table->entries[j].generation == 1 && i - table->entries[j].gpa < size;
-			ours |= table->entries[j].generation == 1 && i - (L1_TABLE + 256 + j * 32 + 28) < 4; /* the mark */
+			ours |= table->entries[j].generation == 1 && i - (L1_TABLE + HEAD + j * 32 + 28) < 4; /* the mark */
 		}
 		if (!ours && w->memory[i] != before[i])
 			fail_msg("byte 0x%zx changed", i);
