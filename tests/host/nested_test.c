@@ -301,6 +301,11 @@ static const struct pvclock_nested_page *table_of_l2(const struct world *w)
 	return (const struct pvclock_nested_page *)(const void *)(w->memory + L2_MEMORY + L2_TABLE);
 }
 
+static bool same(const struct pvclock_line *a, const struct pvclock_line *b)
+{
+	return a->tsc == b->tsc && a->ns == b->ns && a->mul == b->mul && a->shift == b->shift;
+}
+
 /* --- what happens ---------------------------------------------------------------------------------- */
 
 struct move {
@@ -865,6 +870,65 @@ static void p8_a_page_that_moved_is_the_guests_again(void **state)
 	free_world(w);
 }
 
+/*
+ * More vCPUs than the table has room for, with counters of their own: whatever is named is rewritten, and all of them come to what the engine
+ * says of them; who goes makes room.
+ */
+static void p8_many_vcpus(void **state)
+{
+	struct pvclock_tsc_transform l2 = pvclock_tsc_unscaled(5);
+	struct world *w = new_world(&l2, NULL);
+	struct pvclock_vcpu *vcpus[PVCLOCK_NESTED_ENTRIES + 1];
+	struct pvclock_line line, page;
+	unsigned int apart = 0;
+
+	(void)state;
+	for (unsigned int i = 0; i <= PVCLOCK_NESTED_ENTRIES; i++) {
+		struct pvclock_tsc_transform tsc = pvclock_tsc_unscaled(5 + i * 1000);
+
+		assert_int_equal(pvclock_vcpu_create(w->level[1].vm, i + 1, &vcpus[i]), 0);
+		assert_int_equal(pvclock_vcpu_set_tsc(vcpus[i], &tsc, false), 0);
+		assert_int_equal(pvclock_vcpu_write_msr(vcpus[i], PVCLOCK_MSR_SYSTEM_TIME, (0x2000 + i * 64) | 1), 0);
+	}
+	assert_int_equal(pvclock_nested_count(w->memory + L1_TABLE), PVCLOCK_NESTED_ENTRIES);
+	next_move = moves[2];
+	move_host(w);
+	assert_int_equal(table_of(w)->rewritten, PVCLOCK_NESTED_ENTRIES);
+	for (unsigned int turn = 0; turn < 2; turn++) { /* as L0 left them; and as the engine has it */
+		for (unsigned int i = 0; i <= PVCLOCK_NESTED_ENTRIES; i++) {
+			struct pvclock_line_change change;
+			struct pvclock_nested told;
+			struct pvclock_tsc_transform tsc;
+
+			assert_int_equal(pvclock_vcpu_get_line(vcpus[i], &line), 0);
+			if (turn == 0) {
+				assert_int_equal(pvclock_nested_read(table_of(w), &told), PVCLOCK_READ_OK);
+				change = told.changes[1];
+				pvclock_vcpu_get_tsc(vcpus[i], &tsc);
+				assert_true(pvclock_line_follow(&change, &tsc, &line, &line));
+			}
+			read_page(w, L2_MEMORY + 0x2000 + i * 64, &page);
+			apart += !same(&page, &line);
+		}
+		assert_int_equal(apart, turn == 0 ? 2 : 0); /* the two that found no room */
+		apart = 0;
+		if (turn == 0)
+			follow(&w->level[1]);
+	}
+	pvclock_vcpu_destroy(vcpus[0]);
+	assert_int_equal(pvclock_vcpu_write_msr(vcpus[PVCLOCK_NESTED_ENTRIES], PVCLOCK_MSR_SYSTEM_TIME, 0x1f00 | 1), 0);
+	next_move = moves[0];
+	move_host(w);
+	assert_int_equal(table_of(w)->rewritten, PVCLOCK_NESTED_ENTRIES);
+	follow(&w->level[1]);
+	for (unsigned int i = 1; i <= PVCLOCK_NESTED_ENTRIES; i++)
+		pvclock_vcpu_destroy(vcpus[i]);
+	next_move = moves[1];
+	move_host(w);
+	assert_int_equal(table_of(w)->rewritten, 1);
+	free_world(w);
+}
+
 /* --- stopped after any store --------------------------------------------------------------------------- */
 
 static void publish(struct world *w)
@@ -882,11 +946,6 @@ static void move_counter(struct world *w)
 	struct pvclock_tsc_transform other = pvclock_tsc_unscaled(1000005);
 
 	assert_int_equal(pvclock_vcpu_set_tsc(w->level[1].vcpu, &other, false), 0);
-}
-
-static bool same(const struct pvclock_line *a, const struct pvclock_line *b)
-{
-	return a->tsc == b->tsc && a->ns == b->ns && a->mul == b->mul && a->shift == b->shift;
 }
 
 /* L0 moves L1 after the n-th store of what L1 does; L1's engine then looks at the generation, as it does before its vCPU runs. */
@@ -1093,6 +1152,7 @@ int main(void)
 		cmocka_unit_test(p10_registrations),
 		cmocka_unit_test(p10_copies_of_hostile_tables),
 		cmocka_unit_test(p8_a_page_that_moved_is_the_guests_again),
+		cmocka_unit_test(p8_many_vcpus),
 		cmocka_unit_test(p8_stopped_after_any_store),
 		cmocka_unit_test(steer_mode_offers_none),
 		cmocka_unit_test(p6_the_offer_is_part_of_the_record),
