@@ -524,6 +524,32 @@ static void p8_each_way_to_another_line(void **state)
 	free_world(w);
 }
 
+/* A paused guest's counter is set by its VMM, and no line: L1's clock goes on, by its counter, and so does L2's by its own. */
+static void p8_a_counter_that_was_set(void **state)
+{
+	struct pvclock_tsc_transform l2 = scaled(3, 2, 5), tsc;
+	struct world *w = new_world(&l2, NULL);
+	struct readings before, after;
+	struct pvclock_nested told;
+
+	(void)state;
+	take_readings(w, &before);
+	assert_int_equal(pvclock_vm_pause(w->level[0].vm), 0);
+	pvclock_vcpu_get_tsc(w->level[0].vcpu, &tsc);
+	tsc.offset += 1000000;
+	assert_int_equal(pvclock_vcpu_set_tsc(w->level[0].vcpu, &tsc, false), 0);
+	assert_int_equal(pvclock_vm_resume(w->level[0].vm), 0);
+	assert_int_equal(pvclock_nested_read(table_of(w), &told), PVCLOCK_READ_OK);
+	assert_int_equal(told.generation, 1);
+	assert_int_equal(told.changes[1].next_ticks - told.changes[1].old_ticks, 1000000);
+	take_readings(w, &after);
+	assert_int_equal(after.line[0].tsc - before.line[0].tsc, 1000000);
+	assert_in_range(after.line[1].tsc - before.line[1].tsc, 1500000, 1500001);
+	assert_int_equal(after.line[1].ns, before.line[1].ns);
+	check_continues(w, &before, told.changes[1].old_ticks, told.changes[1].next_ticks);
+	free_world(w);
+}
+
 /* Restored, and saved again before it ran: what the second host finds in memory is of the line that the second record has. */
 static void p8_saved_before_it_ran(void **state)
 {
@@ -1146,6 +1172,7 @@ int main(void)
 		cmocka_unit_test(p8_told_alone_comes_to_the_same),
 		cmocka_unit_test(p8_the_same_line_is_no_change),
 		cmocka_unit_test(p8_each_way_to_another_line),
+		cmocka_unit_test(p8_a_counter_that_was_set),
 		cmocka_unit_test(p8_saved_before_it_ran),
 		cmocka_unit_test(p8_too_many_changes_are_said),
 		cmocka_unit_test(p10_tables_reach_what_is_theirs_alone),
