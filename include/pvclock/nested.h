@@ -17,8 +17,8 @@ extern "C" {
 
 #define PVCLOCK_NESTED_MAGIC 0x454e5650u /* "PVNE" */
 #define PVCLOCK_NESTED_VERSION 1u
-#define PVCLOCK_NESTED_CHANGES 3u   /* the last ones are kept */
-#define PVCLOCK_NESTED_ENTRIES 120u
+#define PVCLOCK_NESTED_CHANGES 4u   /* the last ones are kept; a power of two: no machine needs a division for it */
+#define PVCLOCK_NESTED_ENTRIES 118u
 
 enum pvclock_nested_kind {
 	PVCLOCK_NESTED_NONE = 0,
@@ -80,7 +80,7 @@ _Static_assert(offsetof(struct pvclock_nested_page, rewritten) == 24, "docs/spec
 _Static_assert(offsetof(struct pvclock_nested_page, acknowledged) == 32, "docs/spec/nested.md");
 _Static_assert(offsetof(struct pvclock_nested_page, count) == 40, "docs/spec/nested.md");
 _Static_assert(offsetof(struct pvclock_nested_page, changes) == 64, "docs/spec/nested.md");
-_Static_assert(offsetof(struct pvclock_nested_page, entries) == 256, "docs/spec/nested.md");
+_Static_assert(offsetof(struct pvclock_nested_page, entries) == 320, "docs/spec/nested.md");
 #endif
 
 /* --- the guest's side: a host ---------------------------------------------------------- */

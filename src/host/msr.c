@@ -66,8 +66,6 @@ static int write_system_time(struct pvclock_vcpu *vcpu, uint64_t value, bool old
 	}
 	vcpu->system_time_msr = value;
 	vcpu->old_msrs = old;
-	if (place.host != vcpu->page.host) /* the guest may use it for something else from here on */
-		pvclock_parent_withdraw(vcpu);
 	vcpu->page = place;
 	if (!place.host)
 		vcpu->stop_pending = false;

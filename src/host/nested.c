@@ -4,7 +4,7 @@
  * of its own guests, of which it keeps a table there, are made right. No vCPU runs meanwhile, so nobody reads a page that is wrong.
  *
  * The table is the guest's, and may say anything. Each entry is read once; what it can bring about is that a pvclock page (32 bytes), or the head
- * of a nested page (256), is rewritten within the guest's own memory, where there is one already. At most PVCLOCK_NESTED_ENTRIES, with
+ * of a nested page (320), is rewritten within the guest's own memory, where there is one already. At most PVCLOCK_NESTED_ENTRIES, with
  * one look at each.
  */
 #include "vm.h"
@@ -74,6 +74,7 @@ void pvclock_vm_add_change(struct pvclock_vm *vm, const struct pvclock_line_chan
 		return;
 	add_change(&vm->nested, change);
 	vm->nested.line = change->next;
+	vm->nested.offset = vm->vcpus[0]->tsc.offset;
 	vm->nested.line_known = true;
 }
 
@@ -87,11 +88,16 @@ void pvclock_vm_line_changed(struct pvclock_vm *vm, const struct pvclock_line_ch
 void pvclock_vm_remember_line(struct pvclock_vm *vm)
 {
 	vm->nested.line_known = vm->has_line && vm->vcpu_count > 0;
-	if (vm->nested.line_known)
-		vm->nested.line = *pvclock_vcpu_line(vm->vcpus[0]);
+	if (!vm->nested.line_known)
+		return;
+	vm->nested.line = *pvclock_vcpu_line(vm->vcpus[0]);
+	vm->nested.offset = vm->vcpus[0]->tsc.offset;
 }
 
-/* A line that somebody has set without a word: the clock changes where it stands. */
+/*
+ * A line that somebody has set without a word: the clock changes where it stands. Or a counter, whose line has moved with it: nothing has happened to
+ * the clock, and what is made from that counter moves, too.
+ */
 static void find_unsaid(struct pvclock_vm *vm)
 {
 	struct pvclock_line_change change;
@@ -101,6 +107,9 @@ static void find_unsaid(struct pvclock_vm *vm)
 	change.old = vm->nested.line;
 	change.next = *pvclock_vcpu_line(vm->vcpus[0]);
 	change.old_ticks = change.next_ticks = pvclock_tsc_to_guest(&vm->vcpus[0]->tsc, vm->os->ops->read_tsc(vm->os->ctx)).ticks;
+	change.old_ticks -= vm->vcpus[0]->tsc.offset - vm->nested.offset;
+	if (!is_move(&change))
+		change.old_ticks = change.next_ticks;
 	add_change(&vm->nested, &change);
 }
 

@@ -76,8 +76,11 @@ uint64_t pvclock_parent_generation(const struct pvclock_parent *parent)
 
 bool pvclock_parent_changed(const struct pvclock_vm *vm)
 {
-	/* the page that was written before this question, and the entry, are there before the answer */
-	atomic_thread_fence(memory_order_seq_cst);
+	/*
+	 * What this CPU has stored is done before the answer. The host stops it as a signal stops a thread, between two instructions, with all that came
+	 * before in memory; so it is the compiler alone that has to keep the order.
+	 */
+	atomic_signal_fence(memory_order_seq_cst);
 	return vm->parent && pvclock_parent_generation(vm->parent) != atomic_load_explicit(&vm->followed, memory_order_relaxed);
 }
 

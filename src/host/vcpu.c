@@ -113,7 +113,6 @@ int pvclock_vcpu_set_tsc(struct pvclock_vcpu *vcpu, const struct pvclock_tsc_tra
 	vcpu->catchup = catchup;
 	vcpu->synced = false;
 	pvclock_vm_judge_stability(vm);
-	pvclock_parent_enter(vcpu);
 	/* The flag is every page's business: the others' lines are the same as before, so their readers see no tear. */
 	if (vm->has_line && !vm->paused) {
 		if (before != vm->unstable.code)

@@ -66,7 +66,8 @@ struct pvclock_nested_state {
 	size_t change_count;
 	bool lost;               /* there were more */
 	bool line_known;
-	struct pvclock_line line; /* to which they lead */
+	struct pvclock_line line; /* to which they lead, */
+	uint64_t offset;         /* over a counter with that offset */
 	bool told;               /* the guest is owed its interrupt */
 };
 

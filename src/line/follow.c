@@ -47,6 +47,15 @@ static bool jump_of(const struct pvclock_line_change *change, bool same, const s
 	return true;
 }
 
+/* By its fields: a compiler that does not optimise calls memcpy for the whole, which this layer has not. */
+static void copy_line(struct pvclock_line *to, const struct pvclock_line *from)
+{
+	to->tsc = from->tsc;
+	to->ns = from->ns;
+	to->mul = from->mul;
+	to->shift = from->shift;
+}
+
 /* The same function over a counter that moved: exact, unless its anchor would lie before the counter's beginning or beyond its end. */
 static bool move(struct pvclock_line *line, uint64_t from, uint64_t to)
 {
@@ -60,7 +69,7 @@ bool pvclock_line_follow(const struct pvclock_line_change *parent, const struct 
 			 const struct pvclock_line *old, struct pvclock_line *next)
 {
 	struct pvclock_slope slope;
-	struct pvclock_line line = *old;
+	struct pvclock_line line;
 	uint64_t from, to, was, is;
 	bool same;
 
@@ -71,6 +80,7 @@ bool pvclock_line_follow(const struct pvclock_line_change *parent, const struct 
 	same = same_slope(&parent->old, &parent->next);
 	if (!jump_of(parent, same, &slope, &was, &is))
 		return false;
+	copy_line(&line, old);
 	from = transformed(transform, parent->old_ticks);
 	to = transformed(transform, parent->next_ticks);
 	if (same ? !pvclock_slope_from_line(old, &slope) : !pvclock_slope_to_guest(&slope, transform, &slope))
@@ -81,6 +91,6 @@ bool pvclock_line_follow(const struct pvclock_line_change *parent, const struct 
 		line.ns = line.ns > UINT64_MAX - (is - was) ? UINT64_MAX : line.ns + (is - was);
 	else
 		line.ns = line.ns > was - is ? line.ns - (was - is) : 0;
-	*next = line;
+	copy_line(next, &line);
 	return true;
 }

@@ -11,7 +11,7 @@
 #define KIND_SHIFT 8
 #define UNDER_SHIFT 16
 #define CHANGE_OF(generation) \
-	((offsetof(struct pvclock_nested_page, changes) + (generation) % PVCLOCK_NESTED_CHANGES * sizeof(struct pvclock_nested_change)) / 4)
+	((offsetof(struct pvclock_nested_page, changes) + ((generation) & (PVCLOCK_NESTED_CHANGES - 1)) * sizeof(struct pvclock_nested_change)) / 4)
 
 static void store_line(uint32_t *words, const struct pvclock_line *line)
 {

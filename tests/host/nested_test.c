@@ -38,6 +38,7 @@ static inline void store_word(_Atomic uint32_t *word, uint32_t value, memory_ord
 #define L3_MEMORY 0x4000u /* in L2's */
 #define L3_SIZE 0x2000u
 #define L3_PAGE 0x20u
+#define HEAD offsetof(struct pvclock_nested_page, entries)
 #define LEVELS 3
 #define VECTOR 0x55u
 #define KHZ 2596142u
@@ -300,6 +301,11 @@ static const struct pvclock_nested_page *table_of_l2(const struct world *w)
 	return (const struct pvclock_nested_page *)(const void *)(w->memory + L2_MEMORY + L2_TABLE);
 }
 
+static bool same(const struct pvclock_line *a, const struct pvclock_line *b)
+{
+	return a->tsc == b->tsc && a->ns == b->ns && a->mul == b->mul && a->shift == b->shift;
+}
+
 /* --- what happens ---------------------------------------------------------------------------------- */
 
 struct move {
@@ -395,8 +401,8 @@ static void p8_the_tree_goes_on(void **state)
 			assert_int_equal(told.generation, generation);
 			assert_int_equal(told.rewritten, 3);
 			assert_int_equal(told.refused, 0);
-			assert_int_equal(told.changes[generation % 3].old_ticks, plan.at.tsc);
-			check_continues(w, &saved, told.changes[generation % 3].old_ticks, told.changes[generation % 3].next_ticks);
+			assert_int_equal(told.changes[generation % PVCLOCK_NESTED_CHANGES].old_ticks, plan.at.tsc);
+			check_continues(w, &saved, told.changes[generation % PVCLOCK_NESTED_CHANGES].old_ticks, told.changes[generation % PVCLOCK_NESTED_CHANGES].next_ticks);
 			assert_int_equal(((struct pvclock_page *)(void *)(w->memory + L2_MEMORY + L2_PAGE))->flags,
 					 PVCLOCK_TSC_STABLE | PVCLOCK_GUEST_STOPPED);
 			assert_int_equal(w->fake.signals, 1);
@@ -501,8 +507,8 @@ static void p8_each_way_to_another_line(void **state)
 		assert_int_equal(pvclock_kvm_resume(w->level[0].kvm, NULL, NULL), 0);
 		assert_int_equal(pvclock_nested_read(table_of(w), &told), PVCLOCK_READ_OK);
 		assert_int_equal(told.generation, generation);
-		assert_in_range(told.changes[generation % 3].next_ticks - told.changes[generation % 3].old_ticks, 1000000000, 1001000000);
-		check_continues(w, &before, told.changes[generation % 3].old_ticks, told.changes[generation % 3].next_ticks);
+		assert_in_range(told.changes[generation % PVCLOCK_NESTED_CHANGES].next_ticks - told.changes[generation % PVCLOCK_NESTED_CHANGES].old_ticks, 1000000000, 1001000000);
+		check_continues(w, &before, told.changes[generation % PVCLOCK_NESTED_CHANGES].old_ticks, told.changes[generation % PVCLOCK_NESTED_CHANGES].next_ticks);
 		follow(&w->level[1]);
 	}
 	take_readings(w, &before);
@@ -515,6 +521,32 @@ static void p8_each_way_to_another_line(void **state)
 	read_page(w, L2_MEMORY + L2_PAGE, &line);
 	assert_int_equal(line.ns - before.line[1].ns, 3600000000000);
 	assert_int_equal(line.tsc, before.line[1].tsc);
+	free_world(w);
+}
+
+/* A paused guest's counter is set by its VMM, and no line: L1's clock goes on, by its counter, and so does L2's by its own. */
+static void p8_a_counter_that_was_set(void **state)
+{
+	struct pvclock_tsc_transform l2 = scaled(3, 2, 5), tsc;
+	struct world *w = new_world(&l2, NULL);
+	struct readings before, after;
+	struct pvclock_nested told;
+
+	(void)state;
+	take_readings(w, &before);
+	assert_int_equal(pvclock_vm_pause(w->level[0].vm), 0);
+	pvclock_vcpu_get_tsc(w->level[0].vcpu, &tsc);
+	tsc.offset += 1000000;
+	assert_int_equal(pvclock_vcpu_set_tsc(w->level[0].vcpu, &tsc, false), 0);
+	assert_int_equal(pvclock_vm_resume(w->level[0].vm), 0);
+	assert_int_equal(pvclock_nested_read(table_of(w), &told), PVCLOCK_READ_OK);
+	assert_int_equal(told.generation, 1);
+	assert_int_equal(told.changes[1].next_ticks - told.changes[1].old_ticks, 1000000);
+	take_readings(w, &after);
+	assert_int_equal(after.line[0].tsc - before.line[0].tsc, 1000000);
+	assert_in_range(after.line[1].tsc - before.line[1].tsc, 1500000, 1500001);
+	assert_int_equal(after.line[1].ns, before.line[1].ns);
+	check_continues(w, &before, told.changes[1].old_ticks, told.changes[1].next_ticks);
 	free_world(w);
 }
 
@@ -548,7 +580,7 @@ static void p8_saved_before_it_ran(void **state)
 		assert_int_equal(pvclock_nested_read(table_of(w), &told), PVCLOCK_READ_OK);
 		assert_int_equal(told.generation, i + 1);
 		if (i == 0)
-			check_continues(w, &before, at_switch, told.changes[told.generation % 3].next_ticks);
+			check_continues(w, &before, at_switch, told.changes[told.generation % PVCLOCK_NESTED_CHANGES].next_ticks);
 	}
 	assert_int_equal(pvclock_kvm_resume(w->level[0].kvm, NULL, NULL), 0);
 	assert_int_equal(pvclock_nested_generation(table_of(w)), 2);
@@ -596,16 +628,16 @@ static void p8_too_many_changes_are_said(void **state)
 			assert_int_equal(pvclock_kvm_resume(w->level[0].kvm, NULL, NULL), 0);
 			assert_int_equal(pvclock_nested_generation(table_of(w)), 1);
 		} else {
-			for (unsigned int i = 0; i < 4; i++) {
+			for (unsigned int i = 0; i <= PVCLOCK_NESTED_CHANGES; i++) {
 				next_move = moves[i % 2];
 				next_move.advance = false;
 				move_host(w);
 			}
-			assert_int_equal(pvclock_nested_generation(table_of(w)), 4);
+			assert_int_equal(pvclock_nested_generation(table_of(w)), PVCLOCK_NESTED_CHANGES + 1);
 		}
 		assert_int_equal(pvclock_vm_pause(w->level[1].vm), 0);
 		assert_int_equal(pvclock_parent_follow(w->level[1].vm, NULL, &reason), -ESTALE);
-		assert_non_null(strstr(reason.text, unknown ? "another 1 times" : "another 4 times"));
+		assert_non_null(strstr(reason.text, unknown ? "another 1 times" : "another 5 times"));
 		assert_int_equal(pvclock_parent_follow(w->level[1].vm, NULL, &reason), 0);
 		assert_int_equal(pvclock_vm_resume(w->level[1].vm), 0);
 		free_world(w);
@@ -642,6 +674,7 @@ static void hostile(const struct pvclock_nested_entry *entries, unsigned int cou
 	((struct pvclock_page *)(void *)(w->memory + 0x3040))->tsc_to_system_mul = 0;
 	assert_int_equal(pvclock_vm_add_memory(w->level[0].vm, (struct pvclock_gpa){ 0x20000 }, 4096, rom, PVCLOCK_MEMORY_READONLY), 0);
 	assert_int_equal(pvclock_vcpu_write_msr(w->level[0].vcpu, PVCLOCK_MSR_SUSPEND, L1_SUSPEND | 1), 0);
+	pvclock_page_write(w->memory + L1_SUSPEND + 60, &line, 0);
 	for (unsigned int i = 0; i < count; i++)
 		table->entries[i] = entries[i];
 	table->count = claimed;
@@ -655,13 +688,13 @@ static void hostile(const struct pvclock_nested_entry *entries, unsigned int cou
 	if (told.rewritten != rewritten || told.refused != refused)
 		fail_msg("%u rewritten, %u refused", told.rewritten, told.refused);
 	for (size_t i = 0; i < SIZE; i++) {
-		bool ours = (i >= L1_PAGE && i < L1_PAGE + 32) || (i >= L1_TABLE && i < L1_TABLE + 256);
+		bool ours = (i >= L1_PAGE && i < L1_PAGE + 32) || (i >= L1_TABLE && i < L1_TABLE + HEAD);
 
 		for (unsigned int j = 0; j < count && !ours; j++) {
-			uint64_t size = table->entries[j].kind == PVCLOCK_NESTED_TABLE ? 256 : 32;
+			uint64_t size = table->entries[j].kind == PVCLOCK_NESTED_TABLE ? HEAD : 32;
 
 			ours = table->entries[j].generation == 1 && i - table->entries[j].gpa < size;
-			ours |= table->entries[j].generation == 1 && i - (L1_TABLE + 256 + j * 32 + 28) < 4; /* the mark */
+			ours |= table->entries[j].generation == 1 && i - (L1_TABLE + HEAD + j * 32 + 28) < 4; /* the mark */
 		}
 		if (!ours && w->memory[i] != before[i])
 			fail_msg("byte 0x%zx changed", i);
@@ -765,6 +798,58 @@ static void p10_registrations(void **state)
 	free_world(w);
 }
 
+/* L2 is hostile: L1's engine copies nothing of its table that does not lie in L2's memory, or stands under what does not stand before it. */
+static void p10_copies_of_hostile_tables(void **state)
+{
+	static const struct {
+		struct pvclock_nested_entry entry;
+		bool copied;
+	} cases[] = {
+		{ { .gpa = 0x5000, .kind = PVCLOCK_NESTED_PAGE }, true },
+		{ { .gpa = L2_SIZE - 32, .kind = PVCLOCK_NESTED_PAGE }, true },
+		{ { .gpa = L2_SIZE - 28, .kind = PVCLOCK_NESTED_PAGE }, false }, /* L1's memory goes on there */
+		{ { .gpa = L2_SIZE, .kind = PVCLOCK_NESTED_PAGE }, false },
+		{ { .gpa = (uint64_t)-L2_MEMORY, .kind = PVCLOCK_NESTED_PAGE }, false },
+		{ { .gpa = 0x5001, .kind = PVCLOCK_NESTED_PAGE }, false },
+		{ { .gpa = 0x5000, .kind = PVCLOCK_NESTED_HYPERV }, false },
+		{ { .gpa = 0x5000, .kind = 77 }, false },
+		{ { .gpa = 0x5000, .kind = PVCLOCK_NESTED_PAGE, .under = 1 }, true },
+		{ { .gpa = 0x5000, .kind = PVCLOCK_NESTED_PAGE, .under = 2 }, false },
+		{ { .gpa = 0x5000, .kind = PVCLOCK_NESTED_PAGE, .under = 121 }, false },
+		{ { .gpa = 0x5000, .kind = PVCLOCK_NESTED_PAGE, .under = 255 }, false },
+		{ { .gpa = 0x5000, .kind = PVCLOCK_NESTED_TABLE, .under = 1 }, true },
+		{ { .gpa = 0x7001, .kind = PVCLOCK_NESTED_TABLE, .under = 1 }, false },
+	};
+	struct pvclock_tsc_transform l2 = pvclock_tsc_unscaled(5);
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct world *w = new_world(&l2, NULL);
+		struct pvclock_nested_page *table = (struct pvclock_nested_page *)(void *)(w->memory + L2_MEMORY + L2_TABLE);
+		struct pvclock_nested_entry entry;
+		unsigned int copies = 0;
+
+		table->entries[0] = make_entry(0x6000, PVCLOCK_NESTED_PAGE, 0);
+		table->entries[1] = cases[i].entry;
+		table->count = UINT32_MAX;
+		assert_int_equal(pvclock_vcpu_write_msr(w->level[1].vcpu, PVCLOCK_MSR_NESTED, L2_TABLE | 1), 0);
+		for (unsigned int j = 0; j < PVCLOCK_NESTED_ENTRIES; j++) {
+			if (!pvclock_nested_look(table_of(w), j, &entry))
+				continue;
+			assert_in_range(entry.gpa, L2_MEMORY, SIZE - 32);
+			copies++;
+		}
+		if (copies != 3u + cases[i].copied) /* L2's page, its table, and its first entry */
+			fail_msg("case %zu: %u entries", i, copies);
+		/* a table that is none any more is nobody's: its copies go */
+		assert_int_equal(pvclock_vcpu_write_msr(w->level[1].vcpu, PVCLOCK_MSR_NESTED, 0), 0);
+		for (unsigned int j = 1; j < PVCLOCK_NESTED_ENTRIES; j++)
+			assert_false(pvclock_nested_look(table_of(w), j, &entry));
+		assert_true(pvclock_nested_look(table_of(w), 0, &entry));
+		free_world(w);
+	}
+}
+
 /* --- what is taken back ------------------------------------------------------------------------------ */
 
 static void p8_a_page_that_moved_is_the_guests_again(void **state)
@@ -811,6 +896,65 @@ static void p8_a_page_that_moved_is_the_guests_again(void **state)
 	free_world(w);
 }
 
+/*
+ * More vCPUs than the table has room for, with counters of their own: whatever is named is rewritten, and all of them come to what the engine
+ * says of them; who goes makes room.
+ */
+static void p8_many_vcpus(void **state)
+{
+	struct pvclock_tsc_transform l2 = pvclock_tsc_unscaled(5);
+	struct world *w = new_world(&l2, NULL);
+	struct pvclock_vcpu *vcpus[PVCLOCK_NESTED_ENTRIES + 1];
+	struct pvclock_line line, page;
+	unsigned int apart = 0;
+
+	(void)state;
+	for (unsigned int i = 0; i <= PVCLOCK_NESTED_ENTRIES; i++) {
+		struct pvclock_tsc_transform tsc = pvclock_tsc_unscaled(5 + i * 1000);
+
+		assert_int_equal(pvclock_vcpu_create(w->level[1].vm, i + 1, &vcpus[i]), 0);
+		assert_int_equal(pvclock_vcpu_set_tsc(vcpus[i], &tsc, false), 0);
+		assert_int_equal(pvclock_vcpu_write_msr(vcpus[i], PVCLOCK_MSR_SYSTEM_TIME, (0x2000 + i * 64) | 1), 0);
+	}
+	assert_int_equal(pvclock_nested_count(w->memory + L1_TABLE), PVCLOCK_NESTED_ENTRIES);
+	next_move = moves[2];
+	move_host(w);
+	assert_int_equal(table_of(w)->rewritten, PVCLOCK_NESTED_ENTRIES);
+	for (unsigned int turn = 0; turn < 2; turn++) { /* as L0 left them; and as the engine has it */
+		for (unsigned int i = 0; i <= PVCLOCK_NESTED_ENTRIES; i++) {
+			struct pvclock_line_change change;
+			struct pvclock_nested told;
+			struct pvclock_tsc_transform tsc;
+
+			assert_int_equal(pvclock_vcpu_get_line(vcpus[i], &line), 0);
+			if (turn == 0) {
+				assert_int_equal(pvclock_nested_read(table_of(w), &told), PVCLOCK_READ_OK);
+				change = told.changes[1];
+				pvclock_vcpu_get_tsc(vcpus[i], &tsc);
+				assert_true(pvclock_line_follow(&change, &tsc, &line, &line));
+			}
+			read_page(w, L2_MEMORY + 0x2000 + i * 64, &page);
+			apart += !same(&page, &line);
+		}
+		assert_int_equal(apart, turn == 0 ? 2 : 0); /* the two that found no room */
+		apart = 0;
+		if (turn == 0)
+			follow(&w->level[1]);
+	}
+	pvclock_vcpu_destroy(vcpus[0]);
+	assert_int_equal(pvclock_vcpu_write_msr(vcpus[PVCLOCK_NESTED_ENTRIES], PVCLOCK_MSR_SYSTEM_TIME, 0x1f00 | 1), 0);
+	next_move = moves[0];
+	move_host(w);
+	assert_int_equal(table_of(w)->rewritten, PVCLOCK_NESTED_ENTRIES);
+	follow(&w->level[1]);
+	for (unsigned int i = 1; i <= PVCLOCK_NESTED_ENTRIES; i++)
+		pvclock_vcpu_destroy(vcpus[i]);
+	next_move = moves[1];
+	move_host(w);
+	assert_int_equal(table_of(w)->rewritten, 1);
+	free_world(w);
+}
+
 /* --- stopped after any store --------------------------------------------------------------------------- */
 
 static void publish(struct world *w)
@@ -828,11 +972,6 @@ static void move_counter(struct world *w)
 	struct pvclock_tsc_transform other = pvclock_tsc_unscaled(1000005);
 
 	assert_int_equal(pvclock_vcpu_set_tsc(w->level[1].vcpu, &other, false), 0);
-}
-
-static bool same(const struct pvclock_line *a, const struct pvclock_line *b)
-{
-	return a->tsc == b->tsc && a->ns == b->ns && a->mul == b->mul && a->shift == b->shift;
 }
 
 /* L0 moves L1 after the n-th store of what L1 does; L1's engine then looks at the generation, as it does before its vCPU runs. */
@@ -939,6 +1078,48 @@ static void p6_the_offer_is_part_of_the_record(void **state)
 	free_world(w);
 }
 
+/* By the engine alone, on a hypervisor that runs the first vCPU's counter elsewhere. */
+static void p8_a_record_applied(void **state)
+{
+	struct pvclock_tsc_transform l2 = pvclock_tsc_unscaled(5), other;
+	struct world *w = new_world(&l2, NULL);
+	struct pvclock_record record;
+	struct pvclock_reason reason;
+	struct pvclock_nested told;
+	struct readings before;
+	struct pvclock_vcpu *vcpu;
+	struct pvclock_vm *vm;
+	int64_t moved;
+
+	(void)state;
+	take_readings(w, &before);
+	assert_int_equal(pvclock_kvm_pause(w->level[0].kvm), 0);
+	assert_int_equal(pvclock_kvm_save(w->level[0].kvm, &record), 0);
+	assert_int_equal(pvclock_vm_create(&w->fake.os, &vm), 0);
+	assert_int_equal(pvclock_vm_add_memory(vm, (struct pvclock_gpa){ 0 }, SIZE, w->memory, 0), 0);
+	assert_int_equal(pvclock_vcpu_create(vm, 0, &vcpu), 0);
+	other = record.vcpus[0].tsc;
+	other.offset += 1234567;
+	assert_int_equal(pvclock_vcpu_set_tsc(vcpu, &other, false), 0);
+	assert_int_equal(pvclock_vm_pause(vm), 0);
+	assert_int_equal(pvclock_record_apply(&record, vm, &moved, &reason), 0);
+	assert_int_equal(moved, 1234567);
+	assert_int_equal(pvclock_vm_resume(vm), 0);
+	assert_int_equal(pvclock_nested_read(table_of(w), &told), PVCLOCK_READ_OK);
+	assert_int_equal(told.generation, 1);
+	assert_int_equal(told.changes[1].next_ticks - told.changes[1].old_ticks, 1234567);
+	assert_int_equal(told.changes[1].next.tsc - told.changes[1].old.tsc, 1234567);
+	read_page(w, L2_MEMORY + L2_PAGE, &told.changes[0].next);
+	assert_int_equal(told.changes[0].next.tsc - before.line[1].tsc, 1234567);
+	assert_int_equal(told.changes[0].next.ns, before.line[1].ns);
+	assert_int_equal(pvclock_vm_take_nested(vm), PVCLOCK_CONTROL_ENABLE | VECTOR);
+	assert_int_equal(pvclock_vm_take_nested(vm), 0);
+	pvclock_record_clear(&record);
+	pvclock_vcpu_destroy(vcpu);
+	pvclock_vm_destroy(vm);
+	free_world(w);
+}
+
 /*
  * A KVM in L1: what it measures by its TSC, and the deadlines that its guests have armed, mean what they meant. Another KVM in virtual time stands for
  * it, whose TSC jumps and runs at another rate as L1's does.
@@ -991,14 +1172,18 @@ int main(void)
 		cmocka_unit_test(p8_told_alone_comes_to_the_same),
 		cmocka_unit_test(p8_the_same_line_is_no_change),
 		cmocka_unit_test(p8_each_way_to_another_line),
+		cmocka_unit_test(p8_a_counter_that_was_set),
 		cmocka_unit_test(p8_saved_before_it_ran),
 		cmocka_unit_test(p8_too_many_changes_are_said),
 		cmocka_unit_test(p10_tables_reach_what_is_theirs_alone),
 		cmocka_unit_test(p10_registrations),
+		cmocka_unit_test(p10_copies_of_hostile_tables),
 		cmocka_unit_test(p8_a_page_that_moved_is_the_guests_again),
+		cmocka_unit_test(p8_many_vcpus),
 		cmocka_unit_test(p8_stopped_after_any_store),
 		cmocka_unit_test(steer_mode_offers_none),
 		cmocka_unit_test(p6_the_offer_is_part_of_the_record),
+		cmocka_unit_test(p8_a_record_applied),
 		cmocka_unit_test(p5_deadlines_follow),
 	};
 

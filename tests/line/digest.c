@@ -137,6 +137,27 @@ static void compose(struct digest *digest)
 	add(digest, exact);
 }
 
+static void follow(struct digest *digest)
+{
+	struct pvclock_tsc_transform transform = pvclock_tsc_unscaled(any(digest));
+	struct pvclock_line_change change;
+	struct pvclock_line line = any_line(digest);
+
+	change.old = any_line(digest);
+	change.next = any_line(digest);
+	change.old_ticks = any(digest);
+	change.next_ticks = any(digest);
+	if (next(digest) & 1) {
+		change.next.mul = change.old.mul;
+		change.next.shift = change.old.shift;
+	}
+	if (next(digest) & 1) {
+		transform.ratio = any(digest);
+		transform.frac_bits = (uint8_t)next(digest) & 127;
+	}
+	add_line(digest, pvclock_line_follow(&change, &transform, &line, &line), &line);
+}
+
 static void hyperv(struct digest *digest)
 {
 	struct pvclock_line line = any_line(digest);
@@ -340,6 +361,7 @@ static void run_all(void)
 	run("pages           ", pages, 5, ROUNDS / 10);
 	run("clocks          ", clocks, 6, ROUNDS / 10);
 	run("vmclock         ", vmclock, 7, ROUNDS);
+	run("follow          ", follow, 8, ROUNDS);
 }
 
 #ifdef PVCLOCK_DIGEST_I386
