@@ -115,13 +115,14 @@ static bool page_on(const struct hyperv *hyperv)
 	return (hyperv->features & PVCLOCK_HYPERV_TSC_PAGE) && hyperv->page.host;
 }
 
+/* Whatever it said: a guest may have left there anything, and would read it as a clock. */
 static void withdraw(struct hyperv *hyperv)
 {
-	if (hyperv->shown && page_on(hyperv)) {
-		pvclock_hyperv_page_withdraw(hyperv->page.host);
-		pvclock_vm_mark_dirty(&hyperv->page, sizeof(struct pvclock_hyperv_page));
-	}
-	hyperv->shown = false;
+	if (hyperv->says == HYPERV_NOTHING || !page_on(hyperv))
+		return;
+	pvclock_hyperv_page_withdraw(hyperv->page.host);
+	pvclock_vm_mark_dirty(&hyperv->page, sizeof(struct pvclock_hyperv_page));
+	hyperv->says = HYPERV_NOTHING;
 }
 
 /* `asked`: the guest has just set up the page, or acknowledged: it waits for nothing more. */
@@ -129,30 +130,32 @@ static void show(struct pvclock_vm *vm, bool asked)
 {
 	struct hyperv *hyperv = &vm->hyperv;
 
-	if (!hyperv->known || vm->unstable.code != PVCLOCK_REASON_NONE || !page_on(hyperv)) {
+	if (!page_on(hyperv) || (hyperv->says == HYPERV_TIME && hyperv->known && vm->unstable.code == PVCLOCK_REASON_NONE))
+		return;
+	if (!hyperv->known || vm->unstable.code != PVCLOCK_REASON_NONE || (hyperv->emulation_status && !asked)) {
 		withdraw(hyperv);
-	} else if (!hyperv->shown && (asked || !hyperv->emulation_status)) {
-		hyperv->sequence = pvclock_hyperv_page_write(hyperv->page.host, &hyperv->line, hyperv->sequence);
-		pvclock_vm_mark_dirty(&hyperv->page, sizeof(struct pvclock_hyperv_page));
-		hyperv->shown = true;
+		return;
 	}
+	hyperv->sequence = pvclock_hyperv_page_write(hyperv->page.host, &hyperv->line, hyperv->sequence);
+	pvclock_vm_mark_dirty(&hyperv->page, sizeof(struct pvclock_hyperv_page));
+	hyperv->says = HYPERV_TIME;
 }
 
-/*
- * Whether the memory says already what it should: it came with the guest, from another VMM. The guest may have written anything
- * there.
- */
-static bool says(const struct hyperv *hyperv)
+/* Memory that came with the guest, from another VMM, may say already what it should. The guest may have written anything there. */
+static enum hyperv_says look(const struct hyperv *hyperv)
 {
 	const uint32_t *words = hyperv->page.host;
 	const uint64_t offset = (uint64_t)hyperv->line.offset;
 
-	return hyperv->known && page_on(hyperv) && pvclock_hyperv_sequence_valid(hyperv->sequence) &&
-	       pvclock_load_relaxed_u32(&words[0]) == hyperv->sequence &&
-	       pvclock_load_relaxed_u32(&words[2]) == (uint32_t)hyperv->line.scale &&
-	       pvclock_load_relaxed_u32(&words[3]) == (uint32_t)(hyperv->line.scale >> 32) &&
-	       pvclock_load_relaxed_u32(&words[4]) == (uint32_t)offset &&
-	       pvclock_load_relaxed_u32(&words[5]) == (uint32_t)(offset >> 32);
+	if (!page_on(hyperv))
+		return HYPERV_ANYTHING;
+	if (pvclock_load_relaxed_u32(&words[0]) == 0)
+		return HYPERV_NOTHING;
+	return hyperv->known && pvclock_load_relaxed_u32(&words[0]) == hyperv->sequence &&
+		       pvclock_load_relaxed_u32(&words[2]) == (uint32_t)hyperv->line.scale &&
+		       pvclock_load_relaxed_u32(&words[3]) == (uint32_t)(hyperv->line.scale >> 32) &&
+		       pvclock_load_relaxed_u32(&words[4]) == (uint32_t)offset &&
+		       pvclock_load_relaxed_u32(&words[5]) == (uint32_t)(offset >> 32) ? HYPERV_TIME : HYPERV_ANYTHING;
 }
 
 static void find_page(struct pvclock_vm *vm)
@@ -173,8 +176,8 @@ void pvclock_vm_resolve_hyperv(struct pvclock_vm *vm)
 
 	find_page(vm);
 	if (vm->hyperv.page.host != before)
-		vm->hyperv.shown = says(&vm->hyperv);
-	if (!vm->paused && vm->hyperv.known)
+		vm->hyperv.says = look(&vm->hyperv);
+	if (!vm->paused && vm->has_line)
 		show(vm, false);
 }
 
@@ -207,8 +210,7 @@ void pvclock_vm_follow_hyperv(struct pvclock_vm *vm)
 		last = vm->paused ? hyperv->last : time_now(vm);
 		if (!known || !agrees(&before, line)) {
 			hyperv->known = pvclock_line_to_hyperv(line, &hyperv->line);
-			if (known || hyperv->shown)
-				withdraw(hyperv);
+			withdraw(hyperv);
 			if (known && vm->paused)
 				announce(hyperv);
 		}
@@ -303,7 +305,7 @@ int pvclock_hyperv_write(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value
 	switch (msr) {
 	case PVCLOCK_HYPERV_MSR_REFERENCE_TSC:
 		/* Where it was, nothing is written any more: that memory is the guest's again. */
-		hyperv->shown = false;
+		hyperv->says = HYPERV_ANYTHING;
 		*to = value;
 		find_page(vcpu->vm);
 		if (!vcpu->vm->paused) { /* else the resume does it, by the line that there will be */
@@ -378,7 +380,7 @@ int pvclock_hyperv_restore(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t val
 	*to = value;
 	if (msr == PVCLOCK_HYPERV_MSR_REFERENCE_TSC) {
 		find_page(vcpu->vm);
-		vcpu->vm->hyperv.shown = says(&vcpu->vm->hyperv);
+		vcpu->vm->hyperv.says = look(&vcpu->vm->hyperv);
 	}
 	return 0;
 }
@@ -398,7 +400,7 @@ static void restore_time(struct pvclock_vm *vm, const struct pvclock_hyperv_line
 	hyperv->of = (struct pvclock_line){ .mul = 0 }; /* none: the line decides */
 	hyperv->last = hyperv->known ? pvclock_hyperv_time(line, ticks) : 0;
 	find_page(vm);
-	hyperv->shown = says(hyperv);
+	hyperv->says = look(hyperv);
 }
 
 int pvclock_vm_restore_hyperv(struct pvclock_vm *vm, const struct pvclock_record *record)

@@ -95,13 +95,19 @@ struct pvclock_vcpu {
 	struct pvclock_nested_entry entered;
 };
 
+enum hyperv_says {
+	HYPERV_ANYTHING, /* it is the guest's own memory, so far */
+	HYPERV_NOTHING,  /* sequence 0 */
+	HYPERV_TIME,     /* `line`, with `sequence` */
+};
+
 /* Hyper-V's clock (hyperv.c). */
 struct hyperv {
 	uint32_t features; /* that the guest may use */
 	uint64_t apic_hz;
 	uint64_t tsc_page, reenlightenment, emulation_control, emulation_status, invariant; /* MSRs, as they read */
 	struct place page;
-	bool shown;        /* the page says `line`, with `sequence` */
+	enum hyperv_says says; /* what the page does */
 	uint32_t sequence; /* the last one */
 	bool known;        /* `line` is reference time, over the TSC of `over`; it agrees with `of` */
 	struct pvclock_hyperv_line line;

@@ -395,6 +395,37 @@ static void p4_an_unstable_vm_has_the_counter(void **state)
 	free_hv(m);
 }
 
+/* What lies in the guest's memory where it asks for a page is no clock, if there is none to be had. */
+static void p10_what_was_there_before_is_no_clock(void **state)
+{
+	struct hv *m = new_hv(2, PVCLOCK_HYPERV_FEATURES, 6462370);
+	struct pvclock_tsc_transform tsc = { .offset = m->fake.offset + 12345 };
+	struct pvclock_hyperv_snapshot page;
+	uint8_t rest[MEMORY];
+
+	(void)state;
+	turn_on(m);
+	assert_int_equal(write_msr(m, PVCLOCK_HYPERV_MSR_REFERENCE_TSC, PAGE), 1);
+	assert_true(read_page(m, &page)); /* disabled, it stays as it is */
+	assert_int_equal(pvclock_vcpu_set_tsc(m->vcpus[1], &tsc, false), 0);
+	assert_true(read_page(m, &page));
+	memset(m->memory + PAGE, 0x5a, MEMORY - PAGE);
+	memcpy(rest, m->memory, MEMORY);
+	assert_int_equal(write_msr(m, PVCLOCK_HYPERV_MSR_REFERENCE_TSC, PAGE | 1), 1);
+	assert_false(read_page(m, &page));
+	assert_memory_equal(m->memory + PAGE + 4, rest + PAGE + 4, MEMORY - PAGE - 4);
+	/* nor when the memory comes later */
+	assert_int_equal(pvclock_vm_remove_memory(m->vm, (struct pvclock_gpa){ 0 }, MEMORY), 0);
+	memset(m->memory + PAGE, 0x5a, 24);
+	assert_int_equal(pvclock_vm_add_memory(m->vm, (struct pvclock_gpa){ 0 }, MEMORY, m->memory, 0), 0);
+	assert_false(read_page(m, &page));
+	tsc.offset = m->fake.offset;
+	assert_int_equal(pvclock_vcpu_set_tsc(m->vcpus[1], &tsc, false), 0);
+	page = page_of(m);
+	judge_all(m, &page.hyperv, 10);
+	free_hv(m);
+}
+
 /* A tick of 100 ns and more has no place in the form. */
 static void a_slow_tsc_has_the_counter(void **state)
 {
@@ -800,6 +831,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(frequencies_are_the_line),
 		cmocka_unit_test(the_page_is_written_where_it_was_asked_for),
 		cmocka_unit_test(p4_an_unstable_vm_has_the_counter),
+		cmocka_unit_test(p10_what_was_there_before_is_no_clock),
 		cmocka_unit_test(a_slow_tsc_has_the_counter),
 		cmocka_unit_test(p12_it_is_kept_exactly_as_long_as_it_agrees),
 		cmocka_unit_test(p2_a_new_function_waits_for_the_old_one),
