@@ -180,6 +180,12 @@ int clock_attach(struct machine *machine, enum pvclock_mode asked, bool learn, s
 		if (error != 0)
 			return fail(problem, "clock of vCPU %u: %s", i, strerror(-error));
 	}
+	if (clock->source != NULL) { /* where this machine is a guest, its own clock may become another under it */
+		struct pvclock_source_state state;
+
+		pvclock_source_get(clock->source, &state);
+		(void)pvclock_kvm_watch(clock->kvm, state.from);
+	}
 	say_mode(machine, asked, learn, &reason, &source_reason);
 	return tell_offer(machine, problem);
 }

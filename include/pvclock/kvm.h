@@ -191,7 +191,7 @@ int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corre
 bool pvclock_kvm_slept(struct pvclock_kvm *kvm);
 
 /*
- * KVM_RUN, unless the host has slept: the same question, and no window between it and the entry (docs/spec/suspend.md says how). 0 or
+ * KVM_RUN, unless the host has slept (or its clock has changed: pvclock_kvm_watch): the same question, and no window between it and the entry (docs/spec/suspend.md says how). 0 or
  * -errno; -ESTALE: it has. By the thread that runs this vCPU.
  */
 int pvclock_kvm_enter(struct pvclock_kvm *kvm, int vcpu_fd);
@@ -222,6 +222,18 @@ int pvclock_kvm_destination(const struct pvclock_os *os, const struct pvclock_kv
  */
 int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, enum pvclock_blackout blackout,
 			const struct pvclock_slope *host, struct pvclock_plan *plan, struct pvclock_reason *reason);
+
+/* --- a host that is a guest, and is not told -------------------------------------------------------- */
+
+/*
+ * Own mode: from now on pvclock_kvm_enter looks at the page by which this machine itself keeps time (pvclock_source_state.from;
+ * of SAMPLES there is none, and nothing is watched), by one load. Where its hypervisor has made it another function of the TSC,
+ * as when it moved this machine to another host, -ESTALE says so as after a sleep: the VMM pauses and resumes, and either makes
+ * the guests' lines follow, at the distance from this machine's clock that they had, and never backwards. Until the next exit a
+ * guest runs by the old one. Not for a VM whose parent tells it (pvclock/parent.h). 0; -ENOTSUP: another mode, or no such page;
+ * -EAGAIN: the page says nothing just now.
+ */
+int pvclock_kvm_watch(struct pvclock_kvm *kvm, enum pvclock_source_from from);
 
 /* --- a host that is a guest -------------------------------------------------------------------------- */
 

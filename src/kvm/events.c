@@ -211,9 +211,11 @@ int pvclock_kvm_pause(struct pvclock_kvm *kvm)
 	if (error)
 		return error;
 	pvclock_kvm_drain_deadlines(kvm);
+	error = pvclock_kvm_follow_host(kvm); /* first: all that follows is measured by this machine's TSC */
 	pvclock_kvm_look(kvm, &look);
 	kvm->last = look.now.at;
-	error = follow_tscs(kvm, look.reset);
+	if (error == 0)
+		error = follow_tscs(kvm, look.reset);
 	if (error == 0)
 		pvclock_kvm_measure_sleep(kvm, &look);
 	if (error == 0 && kvm->mode->pause)
@@ -236,7 +238,9 @@ int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *corre
 
 	pvclock_reason_clear(reason);
 	*into = (struct pvclock_correction){ 0 };
-	error = pvclock_kvm_pass_time(kvm, reason);
+	error = pvclock_kvm_follow_host(kvm);
+	if (error == 0)
+		error = pvclock_kvm_pass_time(kvm, reason);
 	if (error)
 		return error;
 	say_disruption(kvm);

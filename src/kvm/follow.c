@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * follow.c - a host that is itself a guest of a pvclock host, whose line has become another (src/host/parent.c). The engine's line is one
- * thing; what this binding measures by the machine's TSC, and the timers that KVM has armed by it, are the other.
+ * follow.c - a host that is itself a guest, whose own line has become another (told by src/host/parent.c, or noticed by watch.c). The engine's line is
+ * one thing; what this binding measures by the machine's TSC, and the timers that KVM has armed by it, are the other.
  */
 #include "kvm.h"
 #include "../host/reason.h"
@@ -11,16 +11,25 @@
 #include <errno.h>
 #include <stdlib.h>
 
-/* Where the host's TSC would have been then, had it always run as it does now. */
-static uint64_t retrace(const struct pvclock_line *was, const struct pvclock_line *is, struct pvclock_host_tsc now, uint64_t then)
+/* How many ticks of a line it takes to come that far. */
+static uint64_t ticks_of(const struct pvclock_line *line, uint64_t ns)
 {
+	struct pvclock_line begun = { .mul = line->mul, .shift = line->shift };
 	struct pvclock_inverse inverse;
+	uint64_t ticks;
+
+	pvclock_inverse_make(&inverse, &begun);
+	return pvclock_first_tick(&inverse, ns, &ticks) ? ticks : 0;
+}
+
+uint64_t pvclock_kvm_retrace(const struct pvclock_line *was, const struct pvclock_line *is, struct pvclock_host_tsc now, uint64_t then)
+{
 	uint64_t ns = pvclock_line_ns(was, then), ticks;
 
-	pvclock_inverse_make(&inverse, is);
-	if (!pvclock_first_tick(&inverse, ns, &ticks) || ticks > now.ticks)
-		return now.ticks;
-	return ticks;
+	if (ns < is->ns)
+		return is->tsc - ticks_of(is, is->ns - ns);
+	ticks = is->tsc + ticks_of(is, ns - is->ns);
+	return ticks > now.ticks ? now.ticks : ticks;
 }
 
 /* A guest has armed it as a tick, and meant a time. */
@@ -50,30 +59,42 @@ static bool host_lines(const struct pvclock_kvm *kvm, struct pvclock_line *line)
 	return true;
 }
 
+int pvclock_kvm_begin_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow)
+{
+	*follow = (struct kvm_follow){ .lines = calloc(kvm->vcpu_count ? kvm->vcpu_count : 1, sizeof(struct pvclock_line)) };
+	if (!follow->lines)
+		return -ENOMEM;
+	for (size_t i = 0; i < kvm->vcpu_count; i++)
+		pvclock_vcpu_get_line(kvm->vcpus[i].vcpu, &follow->lines[i]);
+	follow->host_known = kvm->vcpu_count && host_lines(kvm, &follow->host);
+	return 0;
+}
+
+int pvclock_kvm_end_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow, bool followed)
+{
+	struct pvclock_host_tsc now = kvm->os->ops->read_tsc(kvm->os->ctx);
+	struct pvclock_line is;
+	int error = 0;
+
+	/* the blackout, and the mark of the host's sleep, began by the old line */
+	if (followed && follow->host_known && host_lines(kvm, &is)) {
+		kvm->last.ticks = pvclock_kvm_retrace(&follow->host, &is, now, kvm->last.ticks);
+		kvm->mark.at.ticks = pvclock_kvm_retrace(&follow->host, &is, now, kvm->mark.at.ticks);
+	}
+	for (size_t i = 0; followed && error == 0 && i < kvm->vcpu_count; i++)
+		error = rearm(kvm, &kvm->vcpus[i], &follow->lines[i]);
+	free(follow->lines);
+	return error;
+}
+
 int pvclock_kvm_follow_parent(struct pvclock_kvm *kvm, struct pvclock_reason *reason)
 {
-	struct pvclock_line *lines = calloc(kvm->vcpu_count ? kvm->vcpu_count : 1, sizeof(*lines)), was, is;
-	struct pvclock_host_tsc now;
-	bool known;
-	int error = 0, followed;
-	size_t i;
+	struct kvm_follow follow;
+	int error = pvclock_kvm_begin_follow(kvm, &follow), followed;
 
-	if (!lines)
-		return -ENOMEM;
-	for (i = 0; i < kvm->vcpu_count; i++)
-		pvclock_vcpu_get_line(kvm->vcpus[i].vcpu, &lines[i]);
-	known = kvm->vcpu_count && host_lines(kvm, &was);
+	if (error)
+		return error;
 	followed = pvclock_parent_follow(kvm->vm, &kvm->host, reason);
-	if (followed == 1) {
-		now = kvm->os->ops->read_tsc(kvm->os->ctx);
-		/* the blackout, and the mark of the host's sleep, began by the old line */
-		if (known && host_lines(kvm, &is)) {
-			kvm->last.ticks = retrace(&was, &is, now, kvm->last.ticks);
-			kvm->mark.at.ticks = retrace(&was, &is, now, kvm->mark.at.ticks);
-		}
-		for (i = 0; error == 0 && i < kvm->vcpu_count; i++)
-			error = rearm(kvm, &kvm->vcpus[i], &lines[i]);
-	}
-	free(lines);
+	error = pvclock_kvm_end_follow(kvm, &follow, followed == 1);
 	return error ? error : followed;
 }

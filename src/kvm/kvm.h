@@ -46,6 +46,12 @@ struct pvclock_msr_filter {
 	uint8_t *bitmaps; /* one block */
 };
 
+/* What the page says that this machine's own hypervisor keeps for it, as a line over its TSC. */
+struct kvm_host_page {
+	struct pvclock_line line;
+	struct pvclock_hyperv_line hyperv; /* scale 0: KVM's page */
+};
+
 struct kvm_mode {
 	enum pvclock_mode mode;
 	unsigned int filtered; /* PVCLOCK_FILTER_*: MSRs that the mode keeps from the kernel */
@@ -99,6 +105,12 @@ struct pvclock_kvm {
 	void (*sooner)(void *ctx, uint64_t wait_ns);
 	void *sooner_ctx;
 	struct pvclock_host_tsc awaited; /* until then whoever fires deadlines waits; under the lock */
+	struct {
+		const void *page; /* NULL: nothing is watched */
+		enum pvclock_clock_page which;
+		struct kvm_host_page said;  /* changes with every vCPU out of guest mode, and no thread on its way there */
+		_Atomic uint32_t version;   /* of the page when it said so */
+	} watched;
 	unsigned int filtered; /* PVCLOCK_FILTER_*: the mode's, and the interface's if that was offered */
 	/* if anything is: what the VMM wants, to be put back at detach */
 	uint64_t user_space_msr_mask;
@@ -144,6 +156,27 @@ int pvclock_kvm_tell_exits(const struct pvclock_kvm *kvm, uint64_t mask);
 
 /* interrupt.c: a fixed, edge-triggered interrupt to the vCPU whose APIC has this identifier. Any thread. 0 or -errno. */
 int pvclock_kvm_interrupt(struct pvclock_kvm *kvm, uint32_t apic, uint8_t vector);
+
+/* follow.c: around a change of all lines, because the machine's own has changed */
+struct kvm_follow {
+	struct pvclock_line *lines; /* each vCPU's, before */
+	struct pvclock_line host;   /* and over this machine's TSC */
+	bool host_known;
+};
+
+/*
+ * Of this machine's two lines over its TSC: where that would have been `then`, had it always run as it does now. Also before the anchor; below 0 it is
+ * modulo 2^64.
+ */
+uint64_t pvclock_kvm_retrace(const struct pvclock_line *was, const struct pvclock_line *is, struct pvclock_host_tsc now, uint64_t then);
+int pvclock_kvm_begin_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow); /* 0, -ENOMEM */
+/* 0 or -errno: what KVM said of a deadline. */
+int pvclock_kvm_end_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow, bool followed);
+
+/* watch.c: whether the watched page has become another function since; any thread */
+bool pvclock_kvm_host_changed(struct pvclock_kvm *kvm);
+/* Then the lines follow. With every vCPU out of guest mode. 0 or -errno. */
+int pvclock_kvm_follow_host(struct pvclock_kvm *kvm);
 
 /* tsc.c */
 int pvclock_kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset);

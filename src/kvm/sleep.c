@@ -155,6 +155,8 @@ static bool may_enter(void *arg)
 {
 	struct pvclock_kvm *kvm = arg;
 
+	if (pvclock_kvm_host_changed(kvm))
+		return false;
 	/*
 	 * Where the clocks are read by system calls, newer kernels do not note that the thread slept in one (rseq, since 6.19): an answer
 	 * that took long is asked for again.

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
+#define LEARN_AGAIN_NS 200000000ull /* a page is compared for 10 ms */
 #define NS_PER_SEC 1000000000ull
 
 static struct pvclock_host_tsc tsc_now(const struct vm *vm)
@@ -27,6 +28,27 @@ void vm_hold(struct vm *vm)
 	vm->held = true;
 }
 
+/* A host that keeps time by its hypervisor's page has the new line there, and the VM follows it (pvclock_kvm_watch). */
+static bool open_again(struct vm *vm)
+{
+	struct pvclock_source_state state;
+	struct pvclock_source *source;
+	struct pvclock_reason reason;
+
+	pvclock_source_get(vm->source, &state);
+	if (state.from == PVCLOCK_SOURCE_FROM_SAMPLES || pvclock_source_open(&vm->os, &source, &reason))
+		return false;
+	if (pvclock_source_learn(source, LEARN_AGAIN_NS, &reason)) {
+		pvclock_source_close(source);
+		return false;
+	}
+	pvclock_source_close(vm->source);
+	vm->source = source;
+	pvclock_source_get(source, &state);
+	vm->host = state.slope;
+	return true;
+}
+
 /* Whether the line that the host runs by is still the one that was proven. */
 static void watch_source(struct vm *vm)
 {
@@ -34,6 +56,11 @@ static void watch_source(struct vm *vm)
 
 	if (vm->source == NULL || pvclock_source_sample(vm->source, &reason) != -ENOTSUP)
 		return;
+	if (open_again(vm)) {
+		say("this host's own clock has changed, and the VM's follows it: %s", reason.text);
+		record_event("moved", &reason, "\"stable\":true");
+		return;
+	}
 	say("the host's clock has changed under this VM: %s", reason.text);
 	record_event("lost", &reason, "\"stable\":false");
 	pvclock_vm_declare_unstable(vm->clock, &reason);

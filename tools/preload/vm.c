@@ -123,6 +123,10 @@ static void learn(struct vm *vm)
 		if (khz > 0)
 			pvclock_slope_from_khz((uint64_t)khz, &vm->host);
 	}
+	if (vm_is(vm, PVCLOCK_MODE_OWN)) { /* this host may be a guest, whose own host moves it */
+		pvclock_source_get(vm->source, &state);
+		pvclock_kvm_watch(vm->kvm, state.from);
+	}
 	if (vm->kvm != NULL)
 		record_event("attach", &why, "\"mode\":\"%s\"", pvclock_mode_name(pvclock_kvm_mode(vm->kvm)));
 }
