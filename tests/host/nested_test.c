@@ -550,6 +550,26 @@ static void p8_a_counter_that_was_set(void **state)
 	free_world(w);
 }
 
+/* Where L1 has no stable clock any more, none that is made from it says that it is. */
+static void p4_what_is_not_stable_below_is_not_above(void **state)
+{
+	struct pvclock_tsc_transform l2 = pvclock_tsc_unscaled(5);
+	struct world *w = new_world(&l2, NULL);
+	struct pvclock_page *page = (struct pvclock_page *)(void *)(w->memory + L2_MEMORY + L2_PAGE);
+	struct pvclock_reason reason = { .code = PVCLOCK_REASON_TSC_BACKWARDS, .text = "of a test" };
+
+	(void)state;
+	assert_int_equal(page->flags, PVCLOCK_TSC_STABLE);
+	assert_int_equal(pvclock_vm_pause(w->level[0].vm), 0);
+	pvclock_vm_declare_unstable(w->level[0].vm, &reason);
+	assert_int_equal(pvclock_vm_resume(w->level[0].vm), 0);
+	assert_int_equal(page->flags, PVCLOCK_GUEST_STOPPED);
+	/* its host gives it back, which knows of its own guest's counters, too */
+	pvclock_vm_publish(w->level[1].vm);
+	assert_int_equal(page->flags, PVCLOCK_GUEST_STOPPED | PVCLOCK_TSC_STABLE);
+	free_world(w);
+}
+
 /* Restored, and saved again before it ran: what the second host finds in memory is of the line that the second record has. */
 static void p8_saved_before_it_ran(void **state)
 {
@@ -1173,6 +1193,7 @@ int main(void)
 		cmocka_unit_test(p8_the_same_line_is_no_change),
 		cmocka_unit_test(p8_each_way_to_another_line),
 		cmocka_unit_test(p8_a_counter_that_was_set),
+		cmocka_unit_test(p4_what_is_not_stable_below_is_not_above),
 		cmocka_unit_test(p8_saved_before_it_ran),
 		cmocka_unit_test(p8_too_many_changes_are_said),
 		cmocka_unit_test(p10_tables_reach_what_is_theirs_alone),
