@@ -125,6 +125,8 @@ void pvclock_nested_tell(void *page, const struct pvclock_line_change *change, u
 unsigned int pvclock_nested_count(const void *page);
 /* One, read once. False: there is none. */
 bool pvclock_nested_look(const void *page, unsigned int number, struct pvclock_nested_entry *entry);
+/* The generation that the guest says it follows. */
+uint64_t pvclock_nested_acknowledged(const void *page);
 /* It was rewritten in this generation. */
 void pvclock_nested_mark(void *page, unsigned int number, uint64_t generation);
 /* Whether pvclock_nested_begin was here. */

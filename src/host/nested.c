@@ -269,7 +269,8 @@ static void tell(struct pvclock_vm *vm)
 	walk_table(&walk, told > 0);
 	for (size_t i = 0; i < told; i++)
 		pvclock_nested_tell(walk.table, nested->lost ? NULL : &nested->changes[i], walk.rewritten, walk.refused);
-	nested->told |= told > 0;
+	/* also one that a save has told, and that nobody was interrupted for: its VMM had another life to go on in */
+	nested->told |= told > 0 || pvclock_nested_acknowledged(walk.table) != walk.generation;
 	if (told > 0)
 		pvclock_vm_mark_dirty(&nested->page, TABLE_SIZE);
 }

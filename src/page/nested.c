@@ -100,6 +100,11 @@ void pvclock_nested_begin(void *page)
 	store_release_u32(&words[NESTED_SEQUENCE], even);
 }
 
+uint64_t pvclock_nested_acknowledged(const void *page)
+{
+	return load_relaxed_halves((const uint32_t *)page + NESTED_ACKNOWLEDGED);
+}
+
 bool pvclock_nested_begun(const void *page)
 {
 	return pvclock_load_relaxed_u32((const uint32_t *)page + NESTED_MAGIC) == PVCLOCK_NESTED_MAGIC;

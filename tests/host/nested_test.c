@@ -550,6 +550,26 @@ static void p8_a_counter_that_was_set(void **state)
 	free_world(w);
 }
 
+/* Where L1 has no stable clock any more, none that is made from it says that it is. */
+static void p4_what_is_not_stable_below_is_not_above(void **state)
+{
+	struct pvclock_tsc_transform l2 = pvclock_tsc_unscaled(5);
+	struct world *w = new_world(&l2, NULL);
+	struct pvclock_page *page = (struct pvclock_page *)(void *)(w->memory + L2_MEMORY + L2_PAGE);
+	struct pvclock_reason reason = { .code = PVCLOCK_REASON_TSC_BACKWARDS, .text = "of a test" };
+
+	(void)state;
+	assert_int_equal(page->flags, PVCLOCK_TSC_STABLE);
+	assert_int_equal(pvclock_vm_pause(w->level[0].vm), 0);
+	pvclock_vm_declare_unstable(w->level[0].vm, &reason);
+	assert_int_equal(pvclock_vm_resume(w->level[0].vm), 0);
+	assert_int_equal(page->flags, PVCLOCK_GUEST_STOPPED);
+	/* its host gives it back, which knows of its own guest's counters, too */
+	pvclock_vm_publish(w->level[1].vm);
+	assert_int_equal(page->flags, PVCLOCK_GUEST_STOPPED | PVCLOCK_TSC_STABLE);
+	free_world(w);
+}
+
 /* Restored, and saved again before it ran: what the second host finds in memory is of the line that the second record has. */
 static void p8_saved_before_it_ran(void **state)
 {
@@ -597,6 +617,39 @@ static void p8_saved_before_it_ran(void **state)
 		take_readings(w, &after);
 		assert_memory_equal(&after, &before, sizeof(after));
 	}
+	free_world(w);
+}
+
+/* What a save has told is announced by whoever goes on, though nothing has changed since; until the guest says that it knows. */
+static void p8_nobody_was_interrupted_yet(void **state)
+{
+	struct pvclock_tsc_transform l2 = pvclock_tsc_unscaled(5);
+	struct world *w = new_world(&l2, NULL);
+	struct pvclock_policy policy = pvclock_policy_default();
+	struct pvclock_record record;
+	struct pvclock_slope slope;
+
+	(void)state;
+	policy.on[PVCLOCK_BLACKOUT_PAUSE] = PVCLOCK_FREEZE;
+	pvclock_vm_set_policy(w->level[0].vm, &policy);
+	w->fake.offset_ignored = true;
+	assert_int_equal(pvclock_kvm_pause(w->level[0].kvm), 0);
+	w->fake.tsc += 1000000000;
+	assert_int_equal(pvclock_kvm_save(w->level[0].kvm, &record), 0);
+	assert_int_equal(pvclock_nested_generation(table_of(w)), 1);
+	assert_int_equal(w->fake.signals, 0);
+	end_host(w);
+	boot_host(w, 11, KHZ, UINT64_C(1) << 41, false);
+	pvclock_slope_from_khz(KHZ, &slope);
+	assert_int_equal(pvclock_kvm_restore(w->level[0].kvm, &record, PVCLOCK_BLACKOUT_SNAPSHOT, &slope, NULL, NULL), 0);
+	assert_int_equal(pvclock_kvm_resume(w->level[0].kvm, NULL, NULL), 0);
+	assert_int_equal(pvclock_nested_generation(table_of(w)), 1);
+	assert_int_equal(w->fake.signals, 1);
+	follow(&w->level[1]);
+	assert_int_equal(pvclock_kvm_pause(w->level[0].kvm), 0);
+	assert_int_equal(pvclock_kvm_resume(w->level[0].kvm, NULL, NULL), 0);
+	assert_int_equal(w->fake.signals, 1);
+	pvclock_record_clear(&record);
 	free_world(w);
 }
 
@@ -1173,7 +1226,9 @@ int main(void)
 		cmocka_unit_test(p8_the_same_line_is_no_change),
 		cmocka_unit_test(p8_each_way_to_another_line),
 		cmocka_unit_test(p8_a_counter_that_was_set),
+		cmocka_unit_test(p4_what_is_not_stable_below_is_not_above),
 		cmocka_unit_test(p8_saved_before_it_ran),
+		cmocka_unit_test(p8_nobody_was_interrupted_yet),
 		cmocka_unit_test(p8_too_many_changes_are_said),
 		cmocka_unit_test(p10_tables_reach_what_is_theirs_alone),
 		cmocka_unit_test(p10_registrations),
