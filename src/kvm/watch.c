@@ -124,7 +124,7 @@ static void give_up(struct pvclock_kvm *kvm)
 
 int pvclock_kvm_follow_host(struct pvclock_kvm *kvm)
 {
-	struct pvclock_host_tsc now = kvm->os->ops->read_tsc(kvm->os->ctx);
+	struct pvclock_host_tsc now;
 	struct kvm_follow before;
 	struct kvm_host_page said;
 	struct pvclock_line line;
@@ -132,7 +132,10 @@ int pvclock_kvm_follow_host(struct pvclock_kvm *kvm)
 	bool followed;
 	int error;
 
-	if (!pvclock_kvm_host_changed(kvm) || !read_page(kvm, now, &said, &version))
+	if (!pvclock_kvm_host_changed(kvm))
+		return 0;
+	now = kvm->os->ops->read_tsc(kvm->os->ctx);
+	if (!read_page(kvm, now, &said, &version))
 		return 0;
 	error = pvclock_kvm_begin_follow(kvm, &before);
 	if (error)
