@@ -3,9 +3,9 @@
  * bench.h - figures that mean the same on any machine: each is a ratio of two medians of one run, taken in turns, so
  * that a change of the CPU's clock rate meets both.
  *
- * A figure has a bar, what is promised, and a fault: what it only reaches if something is wrong with the code. Between the two it is SLOW: told,
- * and no failure. Machines differ in what the same instruction costs beside another one (RDTSC, VM exits under another hypervisor); a
- * bar is met on the one that docs/promises.md names.
+ * A figure has a bar, what is promised, and a fault: what it only reaches if something is wrong with the code. Between
+ * the two it is SLOW: told, and no failure. Machines differ in what the same instruction costs beside another one
+ * (RDTSC, VM exits under another hypervisor); a bar is met on the one that docs/promises.md names.
  */
 #ifndef PVCLOCK_BENCH_H
 #define PVCLOCK_BENCH_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * exits.c - P11: what the preload costs a VMM for exits that are not the clock's. Two processes run the same guest, which writes to a
- * port without an end: one as it is, one under the preload. They take turns, on one CPU, so whatever disturbs this machine meets both.
+ * exits.c - P11: what the preload costs a VMM for exits that are not the clock's. Two processes run the same guest,
+ * which writes to a port without an end: one as it is, one under the preload. They take turns, on one CPU, so whatever
+ * disturbs this machine meets both.
  */
 #define _GNU_SOURCE
 #include "bench.h"
@@ -27,7 +28,10 @@
 #define CODE_GPA 0x1000u
 #define PRELOAD_NAME "libpvclock-preload.so"
 
-/* A hundredth is the question whether the host has slept. Five more are what a lock taken or a page missed at each exit would be. */
+/*
+ * A hundredth is the question whether the host has slept. Five more are what a lock taken or a page missed at each exit
+ * would be.
+ */
 static const struct limit limit = { 1.03, 1.10 };
 
 static const uint8_t code[] = { 0xe6, 0x80, 0xeb, 0xfc }; /* 1: out %al, $0x80; jmp 1b */

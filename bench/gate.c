@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * gate.c (bench) - the preload's own part of an exit: from the descriptor to the vCPU, through the gate, a KVM_RUN that comes back at
- * once, and the look at its exit. Its rooms are compiled in here as they are; what they call of the others does nothing.
+ * gate.c (bench) - the preload's own part of an exit: from the descriptor to the vCPU, through the gate, a KVM_RUN that
+ * comes back at once, and the look at its exit. Its rooms are compiled in here as they are; what they call of the
+ * others does nothing.
  */
 #include "gate.h"
 

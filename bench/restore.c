@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * restore.c - the clock's own part of a blackout: save and encode on one side, decode, restore and resume on the other. Two vCPUs on a real
- * KVM, beside what a VMM without the library asks of KVM for a clock that is nearly right, in turns; and on a KVM made of memory, that it is
- * linear in the number of vCPUs up to more than a machine runs.
+ * restore.c - the clock's own part of a blackout: save and encode on one side, decode, restore and resume on the other.
+ * Two vCPUs on a real KVM, beside what a VMM without the library asks of KVM for a clock that is nearly right, in
+ * turns; and on a KVM made of memory, that it is linear in the number of vCPUs up to more than a machine runs.
  */
 #include "bench.h"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * steer.c - how long a blackout lasts because the kernel's clock has to be aimed (steer mode), on a real KVM. In units of one pair of
- * KVM_GET_CLOCK and KVM_SET_CLOCK, which is what a VMM does at an event without the library: on a VM beside it, in turns.
+ * steer.c - how long a blackout lasts because the kernel's clock has to be aimed (steer mode), on a real KVM. In units
+ * of one pair of KVM_GET_CLOCK and KVM_SET_CLOCK, which is what a VMM does at an event without the library: on a VM
+ * beside it, in turns.
  *
  * The guest registers its page and halts, again and again: KVM has a master clock only once a vCPU ran.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * deadlines.h - judges what the guest deadlines.elf logs: each deadline is asked for once and taken once, never before its time, and
- * how late, with an event in between or without one.
+ * deadlines.h - judges what the guest deadlines.elf logs: each deadline is asked for once and taken once, never before
+ * its time, and how late, with an event in between or without one.
  */
 #ifndef DEMO_DEADLINES_H
 #define DEMO_DEADLINES_H

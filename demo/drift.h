@@ -2,9 +2,9 @@
 /*
  * drift.h - measures the guest's clock against the host's CLOCK_MONOTONIC_RAW, with the error of the measurement.
  *
- * A sample is (TSC, RAW, TSC), many times within a few milliseconds. Each bracket says that RAW's value belongs to a tick between its
- * two, so RAW minus the guest's clock lies between two bounds; the sample keeps what all brackets leave. Two samples far
- * apart then bound the drift, and half of what they leave open is the error.
+ * A sample is (TSC, RAW, TSC), many times within a few milliseconds. Each bracket says that RAW's value belongs to a
+ * tick between its two, so RAW minus the guest's clock lies between two bounds; the sample keeps what all brackets
+ * leave. Two samples far apart then bound the drift, and half of what they leave open is the error.
  */
 #ifndef DEMO_DRIFT_H
 #define DEMO_DRIFT_H

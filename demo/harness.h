@@ -64,8 +64,8 @@ void harness_hold_signals(void);
 /* 0, or -1 with an error; harness_stop is needed in both cases. */
 int harness_start(struct harness *harness, const struct harness_options *options);
 /*
- * Ends the VMM, and starts another one on the same memory, which it fills from a snapshot: `extra` says from which, `payload` is NULL.
- * Returns when it answers.
+ * Ends the VMM, and starts another one on the same memory, which it fills from a snapshot: `extra` says from which,
+ * `payload` is NULL. Returns when it answers.
  */
 int harness_replace(struct harness *harness, const struct harness_options *options);
 /* Asks the VMM to quit, ends what is left, frees everything. `error` stays. */

@@ -6,12 +6,13 @@
  * A reading is compared with the line at its own TSC value. There is no bracket, so nothing hides below the
  * width of one: 1 ns is seen as 1 ns, whether the guest reads a thousand times a second or a hundred million times.
  *
- * How an event (a pause, a live update) is measured. Every reading from the event's beginning until a
- * window of readings after its end is compared with the line that was in force before. The *jump* is the difference of
- * the largest magnitude, 0 if there is none. It is promise P1 as it is written: the same TSC value, before and after. Two lines
- * of one slope and different anchors differ by a constant, but by the floor in both they part by that constant or by 1 ns
- * more: the jump is then the larger one. So that these floors do not pile up over many events, the *total* is not
- * the sum of the jumps but the difference of the last readings from the very first line, which is the same sum without the roundings.
+ * How an event (a pause, a live update) is measured. Every reading from the event's beginning until a window of
+ * readings after its end is compared with the line that was in force before. The *jump* is the difference of the
+ * largest magnitude, 0 if there is none. It is promise P1 as it is written: the same TSC value, before and after. Two
+ * lines of one slope and different anchors differ by a constant, but by the floor in both they part by that constant or
+ * by 1 ns more: the jump is then the larger one. So that these floors do not pile up over many events, the *total* is
+ * not the sum of the jumps but the difference of the last readings from the very first line, which is the same sum
+ * without the roundings.
  *
  * Between events every reading must be on the line exactly. One that is not is a jump that nobody announced, and counts like one.
  */
@@ -107,8 +108,9 @@ bool judge_newest(const struct judge *judge, unsigned int vcpu, struct vmm_ring_
 bool judge_set_line(struct judge *judge, unsigned int vcpu, const struct pvclock_line *line);
 
 /*
- * An event, announced. begin: before it; everything fed so far was read before. mark: it is over; everything fed from here on was read
- * after it. after: how many such readings the vCPU with the fewest has been judged on. end: closes the event and returns its jump.
+ * An event, announced. begin: before it; everything fed so far was read before. mark: it is over; everything fed from
+ * here on was read after it. after: how many such readings the vCPU with the fewest has been judged on. end: closes the
+ * event and returns its jump.
  */
 void judge_event_begin(struct judge *judge);
 void judge_event_mark(struct judge *judge);

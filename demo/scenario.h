@@ -19,7 +19,10 @@ struct scenario_options {
 
 bool scenario_known(const char *name);
 
-/* 0 and a row; or -1 with a sentence in `error` (HARNESS_ERROR bytes): the guest did not live to the end. No process is left in either case. */
+/*
+ * 0 and a row; or -1 with a sentence in `error` (HARNESS_ERROR bytes): the guest did not live to the end. No process is
+ * left in either case.
+ */
 int scenario_run(const struct scenario_options *options, const char *name, const char *who, struct row *row,
 		 char *error);
 

@@ -29,7 +29,10 @@ void watch_stop(struct watch *watch);
 /* Judges for so long. 0 or -1. */
 int watch_run(struct watch *watch, int ms);
 
-/* One event: begin, then whatever happens to the guest, then end, which waits for a window of readings and gives the jump. 0 or -1. */
+/*
+ * One event: begin, then whatever happens to the guest, then end, which waits for a window of readings and gives the
+ * jump. 0 or -1.
+ */
 int watch_event_begin(struct watch *watch);
 int watch_event_end(struct watch *watch, int64_t *jump_ns);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * guest.c - a kernel of a hundred lines that has clocks and a timer: it tells the time of day and sleeps for a tenth of a second, ten times.
- * It links libpvclock-guest and nothing else. Entered in 64-bit mode, at _start, with identity page tables and a stack (vmm.c).
+ * guest.c - a kernel of a hundred lines that has clocks and a timer: it tells the time of day and sleeps for a tenth of
+ * a second, ten times. It links libpvclock-guest and nothing else. Entered in 64-bit mode, at _start, with identity
+ * page tables and a stack (vmm.c).
  */
 #include <pvclock/clock.h>
 #include <pvclock/deadline.h>
@@ -14,8 +15,9 @@ void main_loop(void);
 void interrupt(void), sleep_once(void);
 
 /*
- * The interrupt, if there is one, comes during HLT, and goes on behind it: STI lets none in before that. What this kernel has to remember
- * of it is that it came, so it drops the frame (Intel SDM 3A 6.14.2: RIP, CS, RFLAGS, RSP, SS) instead of returning through it.
+ * The interrupt, if there is one, comes during HLT, and goes on behind it: STI lets none in before that. What this
+ * kernel has to remember of it is that it came, so it drops the frame (Intel SDM 3A 6.14.2: RIP, CS, RFLAGS, RSP, SS)
+ * instead of returning through it.
  */
 __asm__(".globl _start\n_start: call main_loop\n"
 	".globl sleep_once\nsleep_once: sti\n hlt\n cli\n ret\n"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vmm.c - a VMM of a hundred and fifty lines whose guest has a clock that pvclock owns: one vCPU, 16 MB, `vmm GUEST.elf`. Port 0x3f8 is the
- * guest's console, a byte to port 0xf4 its end. What the library does for it is in the functions make_clock and run; the rest is KVM.
+ * vmm.c - a VMM of a hundred and fifty lines whose guest has a clock that pvclock owns: one vCPU, 16 MB, `vmm
+ * GUEST.elf`. Port 0x3f8 is the guest's console, a byte to port 0xf4 its end. What the library does for it is in the
+ * functions make_clock and run; the rest is KVM.
  */
 #define _GNU_SOURCE
 #include <pvclock/pvclock.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * arrival.c (fuzz) - a VM that comes to the preload with a hostile guest: any bytes as its clock pages, any registrations and any counters.
- * The clock that it gets is a line, and reads at the switch what its page said, if that is believed, else what the VMM said.
+ * arrival.c (fuzz) - a VM that comes to the preload with a hostile guest: any bytes as its clock pages, any
+ * registrations and any counters. The clock that it gets is a line, and reads at the switch what its page said, if that
+ * is believed, else what the VMM said.
  */
 #include "input.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * msrs.c (fuzz) - the preload's lists of MSRs: any lists that a VMM may send, against a machine that does them one entry after the other.
- * What KVM has is a table here; the clock's MSRs are the engine's.
+ * msrs.c (fuzz) - the preload's lists of MSRs: any lists that a VMM may send, against a machine that does them one
+ * entry after the other. What KVM has is a table here; the clock's MSRs are the engine's.
  */
 #include "input.h"
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * nested.c - a guest that says of itself that it is a host: any bytes as its table, whatever its pages hold, any changes of its line. Only
- * what an entry names is ever written, where a page was, and the table's own head and marks; ASan watches what is outside the guest's memory.
- * And what L1's engine itself makes of a hostile guest's table, which it copies for its own host.
+ * nested.c - a guest that says of itself that it is a host: any bytes as its table, whatever its pages hold, any
+ * changes of its line. Only what an entry names is ever written, where a page was, and the table's own head and marks;
+ * ASan watches what is outside the guest's memory. And what L1's engine itself makes of a hostile guest's table, which
+ * it copies for its own host.
  */
 #include "input.h"
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * plan.c - any record that is one, planned for any host: refused with a sentence, or with numbers that do not contradict each other.
+ * plan.c - any record that is one, planned for any host: refused with a sentence, or with numbers that do not
+ * contradict each other.
  */
 #include "input.h"
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * record.c - any bytes as a record: refused with a sentence that names the field, or taken and then written back byte for byte;
- * one of an older version is written as today's, and read back alike. What was taken is planned for. A mutated record seldom has a
- * good checksum, so the first input byte decides whether the fuzzer is given one, and of which version, and the ranges behind it are
- * reached.
+ * record.c - any bytes as a record: refused with a sentence that names the field, or taken and then written back byte
+ * for byte; one of an older version is written as today's, and read back alike. What was taken is planned for. A
+ * mutated record seldom has a good checksum, so the first input byte decides whether the fuzzer is given one, and of
+ * which version, and the ranges behind it are reached.
  */
 #include "input.h"
 

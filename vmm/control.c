@@ -20,10 +20,10 @@
  * answers. The one exception: after an update whose new side died when the guest was already its own, the error says so, and the
  * old process ends too.
  *
- * blackout_ns: from the first vCPU that left guest mode to the first that entered it again, by CLOCK_MONOTONIC; 0 if the
- * guest ended in between. Its parts: stop_ns until the last had left, save_ns in the old process and restore_ns in the new one; clock_ns
- * is the clock's share of all. When the guest ends, the process ends with its code, and the socket closes; a harness that wants the
- * code of an updated process makes itself the subreaper (prctl(2)).
+ * blackout_ns: from the first vCPU that left guest mode to the first that entered it again, by CLOCK_MONOTONIC; 0 if
+ * the guest ended in between. Its parts: stop_ns until the last had left, save_ns in the old process and restore_ns in
+ * the new one; clock_ns is the clock's share of all. When the guest ends, the process ends with its code, and the
+ * socket closes; a harness that wants the code of an updated process makes itself the subreaper (prctl(2)).
  */
 #include "vmm.h"
 

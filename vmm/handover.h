@@ -26,11 +26,12 @@
  * reaped it. A compare-and-exchange has one winner, so no timing of crashes, hangs and time limits gives two. Before it
  * won, the new side writes no guest memory but clock pages, which the old one, if it resumes, publishes again.
  *
- * The state lies in the same memfd, which the new side holds from its first moment, and is complete once its length is there:
- * STATE only wakes. When the old side's socket closes (it died) or stays silent for the time limit (it hangs, and will find the word
- * changed), the new side looks at the length: a whole state, and it goes on as after STATE and GO; none, and it exits, having no
- * guest. The old side takes the guest back on FAILED, on a closed socket, and on silence. If it finds OWNER_NEW there, the guest
- * is not its own any more, whatever became of the new side: it says so and ends.
+ * The state lies in the same memfd, which the new side holds from its first moment, and is complete once its length is
+ * there: STATE only wakes. When the old side's socket closes (it died) or stays silent for the time limit (it hangs,
+ * and will find the word changed), the new side looks at the length: a whole state, and it goes on as after STATE and
+ * GO; none, and it exits, having no guest. The old side takes the guest back on FAILED, on a closed socket, and on
+ * silence. If it finds OWNER_NEW there, the guest is not its own any more, whatever became of the new side: it says so
+ * and ends.
  */
 #ifndef VMM_HANDOVER_H
 #define VMM_HANDOVER_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * saved.h - how a saved machine is laid out: its state, as a live update hands it over too (wire.c), and a snapshot, which is a machine
- * in one file. Needs no VMM: who changes a snapshot's record needs nothing else of it. A snapshot is, in this order:
+ * saved.h - how a saved machine is laid out: its state, as a live update hands it over too (wire.c), and a snapshot,
+ * which is a machine in one file. Needs no VMM: who changes a snapshot's record needs nothing else of it. A snapshot
+ * is, in this order:
  *
  *   struct snapshot_header
  *   struct snapshot_extent [extents]   where guest memory is not a hole; whole pages, ascending

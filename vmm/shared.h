@@ -5,8 +5,9 @@
  *
  * A guest logs pairs (guest TSC, ns), so the host judges the clock as a *function*; it never needs a bracket.
  *
- * Guest memory: 0x1000 page tables, GDT | 0x10000 struct vmm_shared | 0x400000 stacks | 0x700000 VMClock | 0x800000 payload. Under another VMM, which
- * has a machine's old hardware below 1 MB, the guest itself brings all this about (guest/pvh.S), and struct vmm_shared lies above.
+ * Guest memory: 0x1000 page tables, GDT | 0x10000 struct vmm_shared | 0x400000 stacks | 0x700000 VMClock | 0x800000
+ * payload. Under another VMM, which has a machine's old hardware below 1 MB, the guest itself brings all this about
+ * (guest/pvh.S), and struct vmm_shared lies above.
  */
 #ifndef VMM_SHARED_H
 #define VMM_SHARED_H
@@ -55,8 +56,9 @@ struct vmm_ring_entry {
 
 /*
  * What the guest deadlines.elf logs, as enum pvclock_read has no such results. ASKED, when it is armed: .ns is the time
- * asked for, .tsc the tick armed (0: the host keeps the time). TAKEN, at the interrupt: .ns and .tsc are the clock then. One after the
- * other. EARLY, between them: an interrupt that came before the time, and that the guest's own timer has put right.
+ * asked for, .tsc the tick armed (0: the host keeps the time). TAKEN, at the interrupt: .ns and .tsc are the clock
+ * then. One after the other. EARLY, between them: an interrupt that came before the time, and that the guest's own
+ * timer has put right.
  */
 #define VMM_DEADLINE_ASKED 0x80u
 #define VMM_DEADLINE_TAKEN 0x81u
@@ -64,8 +66,8 @@ struct vmm_ring_entry {
 #define VMM_DEADLINES_NONE 3u /* its exit code where it has no such timer */
 
 /*
- * What suspend.elf logs besides readings, whose .version is the suspend page's sequence: BOOTTIME, in .ns, as of a tick between .tsc and .tsc +
- * .version; TOLD, the same where the interrupt came.
+ * What suspend.elf logs besides readings, whose .version is the suspend page's sequence: BOOTTIME, in .ns, as of a tick
+ * between .tsc and .tsc + .version; TOLD, the same where the interrupt came.
  */
 #define VMM_SUSPEND_BOOTTIME 0x90u
 #define VMM_SUSPEND_TOLD 0x91u
@@ -89,9 +91,10 @@ struct vmm_ring_entry {
 #define VMM_HYPERV_NONE 4u        /* its exit code where it has no such clock */
 
 /*
- * What vmclock.elf logs besides readings of the clock's page: after each, TIME, in .ns, what VMClock said at the same tick, .version its sequence,
- * .flags its status. And where that sequence is another one than before, what the page says: FROM, at tick .tsc it is .ns; MARKS, .tsc is the marker and
- * .ns the generation; ERRORS, .ns of the time there (UINT64_MAX: it does not say), .tsc of a tick in units of 2^-(64 + .flags) s.
+ * What vmclock.elf logs besides readings of the clock's page: after each, TIME, in .ns, what VMClock said at the same
+ * tick, .version its sequence, .flags its status. And where that sequence is another one than before, what the page
+ * says: FROM, at tick .tsc it is .ns; MARKS, .tsc is the marker and .ns the generation; ERRORS, .ns of the time there
+ * (UINT64_MAX: it does not say), .tsc of a tick in units of 2^-(64 + .flags) s.
  */
 #define VMM_VMCLOCK_TIME 0xb0u
 #define VMM_VMCLOCK_FROM 0xb1u

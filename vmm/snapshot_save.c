@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * snapshot_save.c - a paused machine into a file. While the guest is stopped everything is copied under a temporary name; the disk is
- * waited for, and the name given, while it runs again.
+ * snapshot_save.c - a paused machine into a file. While the guest is stopped everything is copied under a temporary
+ * name; the disk is waited for, and the name given, while it runs again.
  */
 #include "vmm.h"
 #include "saved.h"

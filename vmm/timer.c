@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * timer.c - the timer behind deadlines that guests hand over: a thread that asks the library what is due and sleeps for as long as it says, or
- * until it says otherwise. A thread of its own, since the one that serves commands may be writing a snapshot.
+ * timer.c - the timer behind deadlines that guests hand over: a thread that asks the library what is due and sleeps for
+ * as long as it says, or until it says otherwise. A thread of its own, since the one that serves commands may be
+ * writing a snapshot.
  */
 #include "vmm.h"
 

@@ -208,7 +208,10 @@ static int run(int fd)
 	return ioctl(fd, KVM_RUN, 0) < 0 ? -errno : 0;
 }
 
-/* One entry; or, with immediate_exit, what the last exit left half done. 1: an exit was handled; 0: none, for now; -1: the guest has ended. */
+/*
+ * One entry; or, with immediate_exit, what the last exit left half done. 1: an exit was handled; 0: none, for now; -1:
+ * the guest has ended.
+ */
 static int enter(struct vcpu *vcpu, bool complete)
 {
 	int error = complete ? run(vcpu->fd) : pvclock_kvm_enter(vcpu->machine->clock.kvm, vcpu->fd);

@@ -17,7 +17,10 @@
 #define MSR_IA32_TSC_DEADLINE 0x6e0u
 #define MSR_INDEX_MAX 4096u
 
-/* One structure, one ioctl each way. In the order of restoring: the APIC base in SREGS before the APIC's registers, XCR0 before XSAVE. */
+/*
+ * One structure, one ioctl each way. In the order of restoring: the APIC base in SREGS before the APIC's registers,
+ * XCR0 before XSAVE.
+ */
 static const struct part {
 	enum wire_kind kind;
 	const char *name;
@@ -51,8 +54,8 @@ static bool is_clock_msr(uint32_t msr)
 }
 
 /*
- * Finds out, on a vCPU that has not run, which MSRs can be got and set: KVM lists some that it then refuses. Both sides of an update do this before the
- * blackout.
+ * Finds out, on a vCPU that has not run, which MSRs can be got and set: KVM lists some that it then refuses. Both sides
+ * of an update do this before the blackout.
  */
 int vcpu_state_prepare(struct machine *machine, struct problem *problem)
 {

@@ -3,7 +3,8 @@
  * vmm.h - the parts of the VMM, and what they know of each other. One process is one virtual machine.
  *
  * Every function that can fail returns 0 or -1 and leaves one sentence in *problem, for a person: which thing, what
- * about it, and the way out. Only main.c, control.c and the update's sides exit; the guest's own sentences and those about the clock go to stderr.
+ * about it, and the way out. Only main.c, control.c and the update's sides exit; the guest's own sentences and those
+ * about the clock go to stderr.
  */
 #ifndef VMM_VMM_H
 #define VMM_VMM_H

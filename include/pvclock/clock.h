@@ -7,9 +7,10 @@
  *
  *     base + (system time - anchor) + (what passed without the guest, if the clock counts that)
  *
- * and a coarse one is the base itself. System time is the line in the page that the host writes, so MONOTONIC does what the host
- * promised of it. What passed without the guest is in the suspend page that the host writes before the guest runs again: so BOOTTIME,
- * REALTIME and TAI are right at the first instruction after a suspend, before any interrupt handler ran.
+ * and a coarse one is the base itself. System time is the line in the page that the host writes, so MONOTONIC does what
+ * the host promised of it. What passed without the guest is in the suspend page that the host writes before the guest
+ * runs again: so BOOTTIME, REALTIME and TAI are right at the first instruction after a suspend, before any interrupt
+ * handler ran.
  *
  * All that a reader combines is one state: the three sequence counts (base data, line, suspend) are looked at again at its end.
  */
@@ -73,11 +74,11 @@ struct pvclock_clocks {
 };
 
 /*
- * One page of memory, 4096-byte aligned and zeroed at first; processes map it read-only. The kernel registers &page with the
- * host as CPU 0's clock page (PVCLOCK_MSR_SYSTEM_TIME) and &suspend as the suspend page, or, where the host has none, leaves that
- * zero. Other CPUs' clock pages are elsewhere: with PVCLOCK_TSC_STABLE all CPUs' lines are one, so user code needs no other. CPU 0's
- * registration therefore has to stay while processes read; and a host that is not of this library may bring the page up to date only when CPU 0
- * runs, as KVM does for Linux's own vDSO.
+ * One page of memory, 4096-byte aligned and zeroed at first; processes map it read-only. The kernel registers &page
+ * with the host as CPU 0's clock page (PVCLOCK_MSR_SYSTEM_TIME) and &suspend as the suspend page, or, where the host
+ * has none, leaves that zero. Other CPUs' clock pages are elsewhere: with PVCLOCK_TSC_STABLE all CPUs' lines are one,
+ * so user code needs no other. CPU 0's registration therefore has to stay while processes read; and a host that is not
+ * of this library may bring the page up to date only when CPU 0 runs, as KVM does for Linux's own vDSO.
  */
 struct pvclock_user_page {
 	struct pvclock_clocks clocks __attribute__((aligned(64)));
@@ -111,8 +112,8 @@ struct pvclock_clock_load {
 };
 
 /*
- * False: somebody wrote meanwhile, and *load is a mixture. Each count only grows, so their sum is what it was if all of them are (or
- * 2^31 writes came between), and one number is looked at instead of three.
+ * False: somebody wrote meanwhile, and *load is a mixture. Each count only grows, so their sum is what it was if all of
+ * them are (or 2^31 writes came between), and one number is looked at instead of three.
  */
 PVCLOCK_INLINE bool pvclock_clock_try(const struct pvclock_user_page *user, const struct pvclock_page *page, unsigned int id,
 				      struct pvclock_clock_load *load)
@@ -145,8 +146,8 @@ PVCLOCK_INLINE bool pvclock_clock_try(const struct pvclock_user_page *user, cons
 #endif
 
 /*
- * All that is not usual: bounded tries, and pages that are not stable, where `last` is the guard's; NULL: KERNEL is the answer there.
- * A failed reading is all zero, so that nobody who forgets to ask goes on with what was on his stack.
+ * All that is not usual: bounded tries, and pages that are not stable, where `last` is the guard's; NULL: KERNEL is the
+ * answer there. A failed reading is all zero, so that nobody who forgets to ask goes on with what was on his stack.
  */
 enum pvclock_read pvclock_clock_retry(const struct pvclock_user_page *user, const struct pvclock_page *page, pvclock_last *last,
 				      unsigned int id, struct pvclock_time *out);
@@ -210,8 +211,8 @@ PVCLOCK_INLINE enum pvclock_read pvclock_user_ns(const struct pvclock_user_page 
 }
 
 /*
- * The kernel's own reader. `page`: the clock page of the CPU that the caller runs on, and it stays on that CPU meanwhile; `last`: the
- * one word of the guard, for all CPUs, which is touched only where the page is not TSC_STABLE.
+ * The kernel's own reader. `page`: the clock page of the CPU that the caller runs on, and it stays on that CPU
+ * meanwhile; `last`: the one word of the guard, for all CPUs, which is touched only where the page is not TSC_STABLE.
  */
 PVCLOCK_INLINE enum pvclock_read pvclock_kernel_time(const struct pvclock_user_page *user, const struct pvclock_page *page,
 						    pvclock_last *last, unsigned int id, struct pvclock_time *out)
@@ -270,42 +271,44 @@ PVCLOCK_INLINE enum pvclock_read pvclock_coarse_ns(const struct pvclock_user_pag
 /* --- writers ---------------------------------------------------------------------------- */
 
 /*
- * All of them: the kernel's lock held, and no interrupt on this CPU whose handler reads a clock (it would wait for what it
- * interrupted). Readers on any CPU go on meanwhile. `now_ns`: system time, MONOTONIC read in ns under that lock; one that is less than
- * an earlier one counts as that, so the coarse clocks never go back.
+ * All of them: the kernel's lock held, and no interrupt on this CPU whose handler reads a clock (it would wait for what
+ * it interrupted). Readers on any CPU go on meanwhile. `now_ns`: system time, MONOTONIC read in ns under that lock; one
+ * that is less than an earlier one counts as that, so the coarse clocks never go back.
  */
 
 /* What passed without the guest, as its clocks count it now. */
 uint64_t pvclock_clocks_uncounted(const struct pvclock_user_page *user);
 
 /*
- * REALTIME and TAI from what the wall clock page says (pvclock_wall_clock_read): UTC at system time 0, in ns since 1970. A host that
- * is asked for it after a suspend has that in it: `uncounted_ns` is pvclock_clocks_uncounted, both before and after the host was
- * asked; who finds that the two differ asks again. pvclock_clocks_told begins to count here.
+ * REALTIME and TAI from what the wall clock page says (pvclock_wall_clock_read): UTC at system time 0, in ns since
+ * 1970. A host that is asked for it after a suspend has that in it: `uncounted_ns` is pvclock_clocks_uncounted, both
+ * before and after the host was asked; who finds that the two differ asks again. pvclock_clocks_told begins to count
+ * here.
  */
 void pvclock_clocks_start(struct pvclock_user_page *user, uint64_t now_ns, uint64_t epoch_ns, uint64_t uncounted_ns,
 			  int32_t tai_minus_utc);
 
 #if defined(__x86_64__) || defined(__i386__)
 /*
- * All of that on x86, once, on CPU 0: registers the clock page and, where the host offers it, the suspend page, asks for the wall clock, and
- * starts. `user_gpa`, `wall_gpa`: where *user and *wall are for the host (physical addresses); *wall is 4-byte aligned. OK, or what was read of
- * the wall clock or the clock page.
+ * All of that on x86, once, on CPU 0: registers the clock page and, where the host offers it, the suspend page, asks
+ * for the wall clock, and starts. `user_gpa`, `wall_gpa`: where *user and *wall are for the host (physical addresses);
+ * *wall is 4-byte aligned. OK, or what was read of the wall clock or the clock page.
  */
 enum pvclock_read pvclock_clocks_begin(struct pvclock_user_page *user, uint64_t user_gpa, struct pvclock_wall_clock *wall,
 				       uint64_t wall_gpa, int32_t tai_minus_utc);
 #endif
 
 /*
- * At every timer interrupt, or as often as coarse clocks are to move: they become what the others are now. Those do not change: every
- * reading of each is exactly what it was, but needs no division if it is less than a second after the last tick.
+ * At every timer interrupt, or as often as coarse clocks are to move: they become what the others are now. Those do not
+ * change: every reading of each is exactly what it was, but needs no division if it is less than a second after the
+ * last tick.
  */
 void pvclock_clocks_tick(struct pvclock_user_page *user, uint64_t now_ns);
 
 /*
- * REALTIME is `realtime` where system time is now_ns and pvclock_clocks_uncounted is uncounted_ns, and TAI as far ahead of it as before. Who
- * computes a new time from an old one reads these two with the old one: then a suspend in between is not lost. MONOTONIC and
- * BOOTTIME: nothing happened. (clock_settime)
+ * REALTIME is `realtime` where system time is now_ns and pvclock_clocks_uncounted is uncounted_ns, and TAI as far ahead
+ * of it as before. Who computes a new time from an old one reads these two with the old one: then a suspend in between
+ * is not lost. MONOTONIC and BOOTTIME: nothing happened. (clock_settime)
  */
 void pvclock_clocks_set_realtime(struct pvclock_user_page *user, uint64_t now_ns, uint64_t uncounted_ns,
 				 const struct pvclock_time *realtime);

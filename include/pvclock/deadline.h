@@ -53,9 +53,9 @@ struct pvclock_timer {
 enum pvclock_timer_kind pvclock_timer_find(void);
 
 /*
- * Begins on this CPU. `page` is its own, registered, 8-byte aligned. `apic`: its local APIC's registers, which are enabled by software and
- * mapped uncached (usually at 0xfee00000), or NULL if it is in x2APIC mode; HOST does not touch them. `vector`: 16 ... 255. Nothing
- * is armed. False: kind NONE, or no such vector.
+ * Begins on this CPU. `page` is its own, registered, 8-byte aligned. `apic`: its local APIC's registers, which are
+ * enabled by software and mapped uncached (usually at 0xfee00000), or NULL if it is in x2APIC mode; HOST does not touch
+ * them. `vector`: 16 ... 255. Nothing is armed. False: kind NONE, or no such vector.
  */
 bool pvclock_timer_start(struct pvclock_timer *timer, enum pvclock_timer_kind kind, const struct pvclock_page *page, volatile uint32_t *apic,
 			 uint8_t vector);

@@ -50,8 +50,9 @@ extern "C" {
 #define PVCLOCK_MSR_SUSPEND_CONTROL 0x50564302u
 #define PVCLOCK_MSR_SUSPEND 0x50564303u
 /*
- * Of the VM. NESTED: the address of its struct pvclock_nested_page (nested.h), 4096-byte aligned, bit 0 enables; written again with the same
- * value it says that the table there has changed. CONTROL: as SUSPEND_CONTROL, of the interrupt that says the generation has moved.
+ * Of the VM. NESTED: the address of its struct pvclock_nested_page (nested.h), 4096-byte aligned, bit 0 enables;
+ * written again with the same value it says that the table there has changed. CONTROL: as SUSPEND_CONTROL, of the
+ * interrupt that says the generation has moved.
  */
 #define PVCLOCK_MSR_NESTED_CONTROL 0x50564304u
 #define PVCLOCK_MSR_NESTED 0x50564305u

@@ -4,9 +4,10 @@
  * filtered away from it. *Steer mode*: the kernel publishes, userspace aims it. *Stock*: neither; what KVM does by
  * itself, kept as a mode so that the difference can be measured.
  *
- * pvclock_kvm_handle_exit may be called from all vCPU threads at once, pvclock_kvm_settle for each vCPU from its
- * own, and pvclock_kvm_slept, _enter and _fire_deadlines at any time. The other functions of one struct pvclock_kvm are called by one
- * thread at a time, and with every vCPU out of guest mode, but for attaching, and adding, following and removing a vCPU that is not in it itself (hot-plug).
+ * pvclock_kvm_handle_exit may be called from all vCPU threads at once, pvclock_kvm_settle for each vCPU from its own,
+ * and pvclock_kvm_slept, _enter and _fire_deadlines at any time. The other functions of one struct pvclock_kvm are
+ * called by one thread at a time, and with every vCPU out of guest mode, but for attaching, and adding, following and
+ * removing a vCPU that is not in it itself (hot-plug).
  *
  * A guest that writes its own TSC (IA32_TSC, IA32_TSC_ADJUST) moves its counter, and its page moves with it, so that its clock does
  * not; in own mode that is an exit, too. Where the counters of two vCPUs then differ, TSC_STABLE is clear. A VMM whose filter keeps
@@ -76,8 +77,9 @@ struct pvclock_kvm_config {
 	int (*interrupt)(void *ctx, uint32_t apic, uint8_t vector);
 	void *interrupt_ctx;
 	/*
-	 * The next deadline of pvclock/interface.h is now sooner than pvclock_kvm_fire_deadlines said: call that again after wait_ns. By the
-	 * thread of a vCPU, or of pvclock_kvm_resume; it may call the library, but must not wait for those. NULL: nobody fires.
+	 * The next deadline of pvclock/interface.h is now sooner than pvclock_kvm_fire_deadlines said: call that again
+	 * after wait_ns. By the thread of a vCPU, or of pvclock_kvm_resume; it may call the library, but must not wait
+	 * for those. NULL: nobody fires.
 	 */
 	void (*sooner)(void *ctx, uint64_t wait_ns);
 	void *sooner_ctx;
@@ -101,8 +103,9 @@ int pvclock_kvm_set_filter(struct pvclock_kvm *kvm, const struct kvm_msr_filter 
 int pvclock_kvm_set_user_space_msr(struct pvclock_kvm *kvm, uint64_t mask, struct pvclock_reason *reason);
 
 /*
- * pvclock_vm_offer_hyperv for a VM that is attached, whose VMM has only now made up its guest's CPUID. Before a vCPU runs. 0, with a filter that has these
- * MSRs; -ENOTSUP: not in own mode; or as pvclock_kvm_set_filter: then nothing has changed.
+ * pvclock_vm_offer_hyperv for a VM that is attached, whose VMM has only now made up its guest's CPUID. Before a vCPU
+ * runs. 0, with a filter that has these MSRs; -ENOTSUP: not in own mode; or as pvclock_kvm_set_filter: then nothing has
+ * changed.
  */
 int pvclock_kvm_offer_hyperv(struct pvclock_kvm *kvm, uint32_t features, uint64_t apic_hz, struct pvclock_reason *reason);
 
@@ -126,11 +129,13 @@ int pvclock_kvm_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
 int pvclock_kvm_handle_exit(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, struct kvm_run *run);
 
 /*
- * Gives each vCPU whose deadline (PVCLOCK_MSR_DEADLINE) is due its interrupt: the APIC's identifier is the vCPU's index. The library has no
- * timer: call this *wait_ns later, and when config.sooner says so, while vCPUs run or not. UINT64_MAX: nothing to wait for. Whoever calls it has to
- * wait, or to make another one call it: what it was told, config.sooner will not tell again.
- * While the VM is paused, and after a sleep of the host until it was paused and resumed (pvclock_kvm_slept), nothing fires; what came due
- * meanwhile is fired by pvclock_kvm_resume. A deadline that is past when the guest writes it is fired by pvclock_kvm_handle_exit. 0, or the last error of an interrupt that could not be given; it is lost.
+ * Gives each vCPU whose deadline (PVCLOCK_MSR_DEADLINE) is due its interrupt: the APIC's identifier is the vCPU's
+ * index. The library has no timer: call this *wait_ns later, and when config.sooner says so, while vCPUs run or not.
+ * UINT64_MAX: nothing to wait for. Whoever calls it has to wait, or to make another one call it: what it was told,
+ * config.sooner will not tell again. While the VM is paused, and after a sleep of the host until it was paused and
+ * resumed (pvclock_kvm_slept), nothing fires; what came due meanwhile is fired by pvclock_kvm_resume. A deadline that
+ * is past when the guest writes it is fired by pvclock_kvm_handle_exit. 0, or the last error of an interrupt that could
+ * not be given; it is lost.
  */
 int pvclock_kvm_fire_deadlines(struct pvclock_kvm *kvm, uint64_t *wait_ns);
 
@@ -165,9 +170,9 @@ struct pvclock_correction {
  * that is a new snapshot of its master clock, which would move a clock that was aimed before it by up to 1 ns. Steer
  * mode needs it once for every vCPU, after pvclock_kvm_restore and before pvclock_kvm_resume; in the other modes it
  * does nothing. Call it from the thread that will run the vCPU (another one costs the kernel a grace period), with
- * immediate_exit 0; KVM_SET_SIGNAL_MASK is unset afterwards. No guest instruction runs. Also between the pause and the resume after a sleep of
- * the host. KVM then writes the vCPU's page, with its clock as it is: so settle once more after the resume, before any vCPU runs, as
- * one may read another's page.
+ * immediate_exit 0; KVM_SET_SIGNAL_MASK is unset afterwards. No guest instruction runs. Also between the pause and the
+ * resume after a sleep of the host. KVM then writes the vCPU's page, with its clock as it is: so settle once more after
+ * the resume, before any vCPU runs, as one may read another's page.
  */
 int pvclock_kvm_settle(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu);
 
@@ -184,15 +189,17 @@ int pvclock_kvm_pause(struct pvclock_kvm *kvm);
 int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason);
 
 /*
- * Whether the host has slept since the last pause or resume, or since it was attached. Linux interrupts KVM_RUN for it, and returns when it
- * is awake again: so each vCPU's thread asks before each KVM_RUN (pvclock_kvm_enter), and where the answer is yes nobody enters before the VMM
- * has paused and resumed. That does what the policy says of a suspend, whatever blackout it was found in, and tells the guest. Two reads of clocks; any thread.
+ * Whether the host has slept since the last pause or resume, or since it was attached. Linux interrupts KVM_RUN for it,
+ * and returns when it is awake again: so each vCPU's thread asks before each KVM_RUN (pvclock_kvm_enter), and where the
+ * answer is yes nobody enters before the VMM has paused and resumed. That does what the policy says of a suspend,
+ * whatever blackout it was found in, and tells the guest. Two reads of clocks; any thread.
  */
 bool pvclock_kvm_slept(struct pvclock_kvm *kvm);
 
 /*
- * KVM_RUN, unless the host has slept (or its clock has changed: pvclock_kvm_watch): the same question, and no window between it and the entry (docs/spec/suspend.md says how). 0 or
- * -errno; -ESTALE: it has. By the thread that runs this vCPU.
+ * KVM_RUN, unless the host has slept (or its clock has changed: pvclock_kvm_watch): the same question, and no window
+ * between it and the entry (docs/spec/suspend.md says how). 0 or -errno; -ESTALE: it has. By the thread that runs this
+ * vCPU.
  */
 int pvclock_kvm_enter(struct pvclock_kvm *kvm, int vcpu_fd);
 
@@ -238,8 +245,9 @@ int pvclock_kvm_watch(struct pvclock_kvm *kvm, enum pvclock_source_from from);
 /* --- a host that is a guest -------------------------------------------------------------------------- */
 
 /*
- * pvclock_parent_follow (pvclock/parent.h), with its results, of a VM on KVM, between pause and resume: also what is measured by this machine's TSC
- * here, and the TSC deadlines that its vCPUs have armed, for the same times. -ENOMEM; -errno: KVM did not take a deadline.
+ * pvclock_parent_follow (pvclock/parent.h), with its results, of a VM on KVM, between pause and resume: also what is
+ * measured by this machine's TSC here, and the TSC deadlines that its vCPUs have armed, for the same times. -ENOMEM;
+ * -errno: KVM did not take a deadline.
  */
 int pvclock_kvm_follow_parent(struct pvclock_kvm *kvm, struct pvclock_reason *reason);
 

@@ -267,11 +267,13 @@ struct pvclock_line_change {
 };
 
 /*
- * What becomes of the clock of a guest's guest, a line over a counter that `transform` makes of the guest's own, when the guest's own
- * line changes: *next keeps its distance from the guest's clock. With from = transform(old_ticks), to = transform(next_ticks):
+ * What becomes of the clock of a guest's guest, a line over a counter that `transform` makes of the guest's own, when
+ * the guest's own line changes: *next keeps its distance from the guest's clock. With from = transform(old_ticks), to =
+ * transform(next_ticks):
  *     *next(to) - *old(from)  is 0 or 1 ns           (plus the jump, where the guest's clock was made to jump)
- * and the slope is parent->next's over the transform; where parent->next has the slope of parent->old, *old's own, bit for bit, moved by
- * to - from. `next` may be `old`. False, and nothing stored: a line is invalid, or the slope over the transform out of range.
+ * and the slope is parent->next's over the transform; where parent->next has the slope of parent->old, *old's own, bit
+ * for bit, moved by to - from. `next` may be `old`. False, and nothing stored: a line is invalid, or the slope over the
+ * transform out of range.
  */
 bool pvclock_line_follow(const struct pvclock_line_change *parent, const struct pvclock_tsc_transform *transform,
 			 const struct pvclock_line *old, struct pvclock_line *next);

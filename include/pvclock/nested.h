@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * nested.h - a guest that is itself a host, and its own host: a page in the guest's memory by which the guest is told that its clock's line has
- * changed, and in which it names the clock pages of its own guests, so that its host makes them right before any of them can be
- * read (docs/spec/nested.md). For both sides; freestanding. Who has the engine in the guest uses parent.h, which does all of this.
+ * nested.h - a guest that is itself a host, and its own host: a page in the guest's memory by which the guest is told
+ * that its clock's line has changed, and in which it names the clock pages of its own guests, so that its host makes
+ * them right before any of them can be read (docs/spec/nested.md). For both sides; freestanding. Who has the engine in
+ * the guest uses parent.h, which does all of this.
  */
 #ifndef PVCLOCK_NESTED_H
 #define PVCLOCK_NESTED_H
@@ -28,9 +29,10 @@ enum pvclock_nested_kind {
 };
 
 /*
- * One place in the guest's memory. The counter by which it is read is ((its host's counter * ratio) >> frac_bits) + offset; frac_bits 0: no
- * ratio. Its host is this guest, with `under` 0. Else `under` is 1 + the number of an earlier entry, and this one is followed where that one
- * was: of a TABLE, the PAGE of its VM's first vCPU; of a PAGE, the TABLE of the guest that is its host.
+ * One place in the guest's memory. The counter by which it is read is ((its host's counter * ratio) >> frac_bits) +
+ * offset; frac_bits 0: no ratio. Its host is this guest, with `under` 0. Else `under` is 1 + the number of an earlier
+ * entry, and this one is followed where that one was: of a TABLE, the PAGE of its VM's first vCPU; of a PAGE, the TABLE
+ * of the guest that is its host.
  */
 struct pvclock_nested_entry {
 	uint64_t gpa, offset, ratio;
@@ -86,8 +88,8 @@ _Static_assert(offsetof(struct pvclock_nested_page, entries) == 320, "docs/spec/
 /* --- the guest's side: a host ---------------------------------------------------------- */
 
 /*
- * For a check before each entry of a guest's guest, and after each write of its page: has it moved, the line that the write was made from is
- * another. One load.
+ * For a check before each entry of a guest's guest, and after each write of its page: has it moved, the line that the
+ * write was made from is another. One load.
  */
 static inline uint64_t pvclock_nested_generation(const struct pvclock_nested_page *page)
 {
@@ -105,8 +107,9 @@ struct pvclock_nested {
 enum pvclock_read pvclock_nested_read(const struct pvclock_nested_page *page, struct pvclock_nested *out);
 
 /*
- * Puts an entry there, or (NULL) withdraws what is there; `count` grows if it must. The entry is none while its fields change: a host that
- * stops us in between finds one or the other, or none. One writer at a time. `number` is below PVCLOCK_NESTED_ENTRIES.
+ * Puts an entry there, or (NULL) withdraws what is there; `count` grows if it must. The entry is none while its fields
+ * change: a host that stops us in between finds one or the other, or none. One writer at a time. `number` is below
+ * PVCLOCK_NESTED_ENTRIES.
  */
 void pvclock_nested_enter(struct pvclock_nested_page *page, unsigned int number, const struct pvclock_nested_entry *entry);
 
@@ -115,7 +118,8 @@ void pvclock_nested_acknowledge(struct pvclock_nested_page *page, uint64_t gener
 /* --- the host's side ------------------------------------------------------------------- */
 
 /*
- * These read and write what the guest may be changing. `page` points into guest memory, 4096-byte aligned; no more is written than they say.
+ * These read and write what the guest may be changing. `page` points into guest memory, 4096-byte aligned; no more is
+ * written than they say.
  */
 /* Magic and version: somebody writes here. */
 void pvclock_nested_begin(void *page);
@@ -133,9 +137,10 @@ void pvclock_nested_mark(void *page, unsigned int number, uint64_t generation);
 bool pvclock_nested_begun(const void *page);
 
 /*
- * A pvclock page (4-byte aligned, 32 bytes) whose guest's host has another line: follows `count` changes, one after the other, as pvclock_line_follow
- * has it, keeps of its flags what is in `keep`, and says GUEST_STOPPED; with no change that is all. *old: what it held. False, and nothing
- * written: its version is odd or changes, which is looked at once, or it holds no line that can follow.
+ * A pvclock page (4-byte aligned, 32 bytes) whose guest's host has another line: follows `count` changes, one after the
+ * other, as pvclock_line_follow has it, keeps of its flags what is in `keep`, and says GUEST_STOPPED; with no change
+ * that is all. *old: what it held. False, and nothing written: its version is odd or changes, which is looked at once,
+ * or it holds no line that can follow.
  */
 bool pvclock_page_follow(void *page, const struct pvclock_line_change *changes, size_t count, const struct pvclock_tsc_transform *transform,
 			 uint8_t keep, struct pvclock_line *old);

@@ -57,8 +57,8 @@ struct pvclock_os_ops {
 	 */
 	int (*adjtimex)(void *ctx, struct timex *status);
 	/*
-	 * KVM_RUN as soon as may(arg) has said yes, and if anything came between the two, even a sleep of the host, may is asked again: 0 or
-	 * -errno; -ESTALE: it said no. May be NULL: then ioctl does it, right after the question.
+	 * KVM_RUN as soon as may(arg) has said yes, and if anything came between the two, even a sleep of the host, may
+	 * is asked again: 0 or -errno; -ESTALE: it said no. May be NULL: then ioctl does it, right after the question.
 	 */
 	int (*enter)(void *ctx, int vcpu_fd, bool (*may)(void *arg), void *arg);
 };

@@ -85,8 +85,8 @@ struct pvclock_suspend_page {
 };
 
 /*
- * How long a vCPU was ready to run and the host did not run it. version as above. `preempted` says that it is so right now, which only a kernel
- * can say: 0 where userspace writes this page (docs/steal.md). Little-endian; 64-byte aligned.
+ * How long a vCPU was ready to run and the host did not run it. version as above. `preempted` says that it is so right
+ * now, which only a kernel can say: 0 where userspace writes this page (docs/steal.md). Little-endian; 64-byte aligned.
  */
 struct pvclock_steal_page {
 	uint64_t steal;      /* ns, of which only the difference of two readings means something */
@@ -227,9 +227,9 @@ void pvclock_steal_write(void *page, uint64_t ns);
 /*
  * floor(ns / 10^9), and *nsec the rest: 64 bits, by a product rather than a division, which a 32-bit kernel has no function for.
  *
- * With a = floor(ns / 2^9) and d = 10^9 / 2^9 = 1953125 it is floor(a / d). m = ceil(2^84 / d) fits 64 bits, and m * d = 2^84 + e
- * with 0 <= e < d < 2^21. So a * m / 2^84 = a / d + a * e / (d * 2^84), and as a * e < 2^55 * 2^21 < 2^84 that adds less than 1 / d:
- * too little to reach the next integer.
+ * With a = floor(ns / 2^9) and d = 10^9 / 2^9 = 1953125 it is floor(a / d). m = ceil(2^84 / d) fits 64 bits, and m * d
+ * = 2^84 + e with 0 <= e < d < 2^21. So a * m / 2^84 = a / d + a * e / (d * 2^84), and as a * e < 2^55 * 2^21 < 2^84
+ * that adds less than 1 / d: too little to reach the next integer.
  */
 static inline uint64_t pvclock_seconds(uint64_t ns, uint32_t *nsec)
 {

@@ -13,8 +13,8 @@ extern "C" {
 #endif
 
 /*
- * What is written. Version 1, which knew one host only, is read: its policy is the default, its times but one unknown. So is version 2,
- * which knew nothing of pvclock/interface.h, and version 3, which knew nothing of Hyper-V's clock.
+ * What is written. Version 1, which knew one host only, is read: its policy is the default, its times but one unknown.
+ * So is version 2, which knew nothing of pvclock/interface.h, and version 3, which knew nothing of Hyper-V's clock.
  */
 #define PVCLOCK_RECORD_VERSION 4u
 #define PVCLOCK_RECORD_VCPUS_MAX 4096u
@@ -57,8 +57,8 @@ struct pvclock_record {
 };
 
 /*
- * The clock of a paused VM. Save guest memory afterwards: a line that has changed since the guest last ran, where it is itself a host, is told
- * there (pvclock/nested.h). -EBUSY: not paused; -ENODATA: no line; -ENOMEM.
+ * The clock of a paused VM. Save guest memory afterwards: a line that has changed since the guest last ran, where it is
+ * itself a host, is told there (pvclock/nested.h). -EBUSY: not paused; -ENODATA: no line; -ENOMEM.
  */
 int pvclock_record_capture(struct pvclock_vm *vm, struct pvclock_record *record);
 void pvclock_record_clear(struct pvclock_record *record); /* frees what it owns */

@@ -111,9 +111,9 @@ void pvclock_vm_declare_unstable(struct pvclock_vm *vm, const struct pvclock_rea
 /* --- what the guest does ------------------------------------------------------------------ */
 
 /*
- * A guest's WRMSR / RDMSR of a clock MSR, old or new numbers, or of one of pvclock/interface.h's. 0; -ENOENT: not one of ours; -EINVAL: inject #GP,
- * nothing has changed. #GP is given for an address that is not 4-byte aligned, or whose 32 (wall clock: 12) bytes are
- * not inside one writable region of guest memory.
+ * A guest's WRMSR / RDMSR of a clock MSR, old or new numbers, or of one of pvclock/interface.h's. 0; -ENOENT: not one
+ * of ours; -EINVAL: inject #GP, nothing has changed. #GP is given for an address that is not 4-byte aligned, or whose
+ * 32 (wall clock: 12) bytes are not inside one writable region of guest memory.
  */
 int pvclock_vcpu_write_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
 int pvclock_vcpu_read_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t *value);
@@ -125,16 +125,18 @@ int pvclock_vcpu_read_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t *val
 int pvclock_vcpu_restore_msr(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
 
 /*
- * Which features of pvclock/interface.h the guest may use, PVCLOCK_FEATURE_*: those that its CPUID tells it of (pvclock_interface_cpuid).
- * None at first: then these MSRs are not ours.
+ * Which features of pvclock/interface.h the guest may use, PVCLOCK_FEATURE_*: those that its CPUID tells it of
+ * (pvclock_interface_cpuid). None at first: then these MSRs are not ours.
  */
 void pvclock_vm_offer(struct pvclock_vm *vm, uint32_t features);
 uint32_t pvclock_vm_offered(const struct pvclock_vm *vm);
 
 /*
- * What the guest has armed by PVCLOCK_MSR_DEADLINE; asked by whoever owns a timer, from any thread, as often as he likes. `now`:
- * a reading of this host's TSC at which the host had not slept since the VM's last pause. True: it was due then, is taken now, and the
- * vCPU is owed the interrupt `vector`. False: wait that long and ask again; a timer by CLOCK_MONOTONIC that waits so long is not late, but may have to ask twice. Nothing is due while the VM is paused, or has no line.
+ * What the guest has armed by PVCLOCK_MSR_DEADLINE; asked by whoever owns a timer, from any thread, as often as he
+ * likes. `now`: a reading of this host's TSC at which the host had not slept since the VM's last pause. True: it was
+ * due then, is taken now, and the vCPU is owed the interrupt `vector`. False: wait that long and ask again; a timer by
+ * CLOCK_MONOTONIC that waits so long is not late, but may have to ask twice. Nothing is due while the VM is paused, or
+ * has no line.
  */
 struct pvclock_deadline {
 	struct pvclock_host_tsc at; /* about when, by this host's TSC. UINT64_MAX: nothing is armed that will ever be due */
@@ -168,27 +170,31 @@ uint64_t pvclock_vm_take_reenlightenment(struct pvclock_vm *vm);
 /* --- stolen time ----------------------------------------------------------------------------- */
 
 /*
- * Whether stolen time is this engine's, rather than the kernel's (docs/steal.md): then PVCLOCK_MSR_STEAL_TIME is one of ours, with #GP for an
- * address that is not 64-byte aligned, and the VMM sees to it that the guest's CPUID has KVM_FEATURE_STEAL_TIME and neither
- * PV_TLB_FLUSH nor PV_UNHALT. Not at first. Say so before pvclock_kvm_attach: in own mode it is then ours, in the other modes
- * it stays the kernel's, and this is false again.
+ * Whether stolen time is this engine's, rather than the kernel's (docs/steal.md): then PVCLOCK_MSR_STEAL_TIME is one of
+ * ours, with #GP for an address that is not 64-byte aligned, and the VMM sees to it that the guest's CPUID has
+ * KVM_FEATURE_STEAL_TIME and neither PV_TLB_FLUSH nor PV_UNHALT. Not at first. Say so before pvclock_kvm_attach: in own
+ * mode it is then ours, in the other modes it stays the kernel's, and this is false again.
  */
 void pvclock_vm_own_steal(struct pvclock_vm *vm, bool own);
 bool pvclock_vm_owns_steal(const struct pvclock_vm *vm);
 
 /*
- * Which thread of this process runs the vCPU (gettid(2)): its run delay is what is stolen. What it was delayed before is none of the guest's; what the
- * one before was delayed until now, is. 0: none does. 0, or -errno: its delay cannot be read (-ENOENT: no such thread, or a
- * kernel without CONFIG_SCHED_INFO), and nothing is stolen until it can.
+ * Which thread of this process runs the vCPU (gettid(2)): its run delay is what is stolen. What it was delayed before
+ * is none of the guest's; what the one before was delayed until now, is. 0: none does. 0, or -errno: its delay cannot
+ * be read (-ENOENT: no such thread, or a kernel without CONFIG_SCHED_INFO), and nothing is stolen until it can.
  */
 int pvclock_vcpu_set_thread(struct pvclock_vcpu *vcpu, int thread);
 
-/* The registration and its sum, from a record. (pvclock_vcpu_restore_msr takes the sum from the guest's page.) 0, -EINVAL: not aligned. */
+/*
+ * The registration and its sum, from a record. (pvclock_vcpu_restore_msr takes the sum from the guest's page.) 0,
+ * -EINVAL: not aligned.
+ */
 int pvclock_vcpu_restore_steal(struct pvclock_vcpu *vcpu, uint64_t msr, uint64_t ns);
 
 /*
- * Brings every registered page up to now; a pause does so by itself, and what a blackout delays is not stolen. As often as the guest should
- * notice: each 20 ms, say. It reads a file of /proc a vCPU. 0, or the first vCPU's -errno; the others are updated all the same.
+ * Brings every registered page up to now; a pause does so by itself, and what a blackout delays is not stolen. As often
+ * as the guest should notice: each 20 ms, say. It reads a file of /proc a vCPU. 0, or the first vCPU's -errno; the
+ * others are updated all the same.
  */
 int pvclock_vm_update_steal(struct pvclock_vm *vm);
 
@@ -236,18 +242,20 @@ void pvclock_vm_get_account(const struct pvclock_vm *vm, struct pvclock_account 
 void pvclock_vm_count(struct pvclock_vm *vm, const struct pvclock_account *more);
 
 /*
- * Tells the guest, if it asked for it (pvclock/interface.h), of a blackout of `ns` that the account has in it already: writes its suspend
- * page. Before the first vCPU runs again. Returns its PVCLOCK_MSR_SUSPEND_CONTROL, by which it gets its interrupt; 0: it wants none.
+ * Tells the guest, if it asked for it (pvclock/interface.h), of a blackout of `ns` that the account has in it already:
+ * writes its suspend page. Before the first vCPU runs again. Returns its PVCLOCK_MSR_SUSPEND_CONTROL, by which it gets
+ * its interrupt; 0: it wants none.
  */
 uint64_t pvclock_vm_tell(struct pvclock_vm *vm, enum pvclock_cause cause, uint64_t ns);
 
 /* --- a guest that is a host ------------------------------------------------------------------ */
 
 /*
- * The first vCPU's line has become another, between pause and resume, and this is how: what its counter read as old_ticks, with the line
- * that the guest was running by (of whatever host), is the instant at which it reads next_ticks with the one that it has now. The resume tells a guest that
- * asked for it (pvclock/nested.h), and rewrites its guests' pages. A line that was set without this is taken to change at the
- * resume, where the counter stands. pvclock_kvm_arrive and pvclock_record_apply say it themselves.
+ * The first vCPU's line has become another, between pause and resume, and this is how: what its counter read as
+ * old_ticks, with the line that the guest was running by (of whatever host), is the instant at which it reads
+ * next_ticks with the one that it has now. The resume tells a guest that asked for it (pvclock/nested.h), and rewrites
+ * its guests' pages. A line that was set without this is taken to change at the resume, where the counter stands.
+ * pvclock_kvm_arrive and pvclock_record_apply say it themselves.
  */
 void pvclock_vm_line_changed(struct pvclock_vm *vm, const struct pvclock_line_change *change);
 

@@ -29,8 +29,8 @@ void bare_kernel(const char *driver, char path[LAB_PATH]);
 /* Waits until all its vCPUs run. 0, or -1 with a sentence. */
 int bare_wait_ready(struct bare *bare, struct qemu *vm);
 /*
- * hello, begin, end [TICK], report: as the probe's (man/pvclock-probe.1.scd). The jump is the largest of all vCPUs. `end` waits until
- * each vCPU has taken another deadline. A new reference, or NULL with a sentence.
+ * hello, begin, end [TICK], report: as the probe's (man/pvclock-probe.1.scd). The jump is the largest of all vCPUs.
+ * `end` waits until each vCPU has taken another deadline. A new reference, or NULL with a sentence.
  */
 json_t *bare_ask(struct bare *bare, struct qemu *vm, const char *command);
 

@@ -45,7 +45,10 @@ bool foretold_arrival(const json_t *arrive, struct foretold *happened, const cha
 /* ns between two ticks of a host's TSC; negative: `to` comes first. */
 int64_t foretold_ns(const struct pvclock_slope *host, uint64_t from, uint64_t to);
 
-/* What does not depend on the moment: precision, jump, rate, deadlines. The first that did not happen as it was said, as a sentence; empty: all did. */
+/*
+ * What does not depend on the moment: precision, jump, rate, deadlines. The first that did not happen as it was said,
+ * as a sentence; empty: all did.
+ */
 void foretold_judge_function(const struct foretold *said, const struct foretold *happened, int64_t jump_ns, char sentence[256]);
 /* All of it. */
 void foretold_judge(const struct foretold *said, const struct foretold *happened, const struct foretold_limits *limits,

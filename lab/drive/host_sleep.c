@@ -44,8 +44,9 @@ static int say(struct lab *lab, const char *path, const char *text)
 }
 
 /*
- * Where the chipset (an ICH9, as -M q35 has it) keeps its ACPI registers. It forgets that in its sleep, the lab's SeaBIOS does not set it again,
- * and Linux then reads ones from them: the next sleep would end at once. So it is as it was, afterwards.
+ * Where the chipset (an ICH9, as -M q35 has it) keeps its ACPI registers. It forgets that in its sleep, the lab's
+ * SeaBIOS does not set it again, and Linux then reads ones from them: the next sleep would end at once. So it is as it
+ * was, afterwards.
  */
 static int chipset(struct lab *lab, uint8_t bytes[CHIPSET_SIZE], bool restore)
 {

@@ -12,8 +12,8 @@
 #define LONGEST_NS 20000000ll /* of the usual sleeps */
 #define FAR_NS 1000000000ll   /* of one in eight: beyond any hop's blackout */
 /*
- * Most deadlines that are pending are far ones, half a second ahead on average. One that was not computed anew for the other rate is early,
- * or late by more than half of that again; a busy emulator is late by some 10 ms.
+ * Most deadlines that are pending are far ones, half a second ahead on average. One that was not computed anew for the
+ * other rate is early, or late by more than half of that again; a busy emulator is late by some 10 ms.
  */
 #define LATE_MEDIAN_MAX_US 200000
 #define APART_TICKS 1000000000ll /* 0.4 s: below the second within which KVM takes two counters for one */
@@ -64,9 +64,10 @@ void deadlines_note(struct run *run, struct deadlines *deadlines)
 }
 
 /*
- * None missed, and across an event never early; how late is told beside those that nothing came between. What is not promised is measured:
- * stock, and where nothing happened. There it is KVM alone that fires: it reads its clock and then the TSC (start_sw_tscdeadline), and a host
- * that is kept waiting in between, as an emulated one may be, has its timer early by that much.
+ * None missed, and across an event never early; how late is told beside those that nothing came between. What is not
+ * promised is measured: stock, and where nothing happened. There it is KVM alone that fires: it reads its clock and
+ * then the TSC (start_sw_tscdeadline), and a host that is kept waiting in between, as an emulated one may be, has its
+ * timer early by that much.
  */
 static int judge(struct run *run)
 {

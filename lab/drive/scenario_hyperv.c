@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* scenario_hyperv.c - a stock Linux guest that keeps time by Hyper-V's reference TSC page: what P1 and P2 promise, in units of 100 ns. */
+/*
+ * scenario_hyperv.c - a stock Linux guest that keeps time by Hyper-V's reference TSC page: what P1 and P2 promise, in
+ * units of 100 ns.
+ */
 #include "scenario.h"
 
 #include <stdio.h>

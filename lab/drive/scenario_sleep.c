@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * scenario_sleep.c - the host sleeps, for real, with a guest that runs: its clocks when it goes on, against the host's own. What the host
- * counts in CLOCK_BOOTTIME and not in CLOCK_MONOTONIC is how long it slept.
+ * scenario_sleep.c - the host sleeps, for real, with a guest that runs: its clocks when it goes on, against the host's
+ * own. What the host counts in CLOCK_BOOTTIME and not in CLOCK_MONOTONIC is how long it slept.
  */
 #include "blackout.h"
 #include "host_sleep.h"

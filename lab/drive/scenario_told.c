@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * scenario_told.c - the host sleeps under a guest of ours (vmm/guest/suspend.c) on our own VMM: whether any vCPU ran between the wake-up and the
- * correction, what the guest was told and when, and its BOOTTIME against the host's.
+ * scenario_told.c - the host sleeps under a guest of ours (vmm/guest/suspend.c) on our own VMM: whether any vCPU ran
+ * between the wake-up and the correction, what the guest was told and when, and its BOOTTIME against the host's.
  *
- * Each reading is under a sequence number of the suspend page. Those under the old one have to be from before the sleep, all of them, on
- * every vCPU; those under the new one from after the tick that the page names. With freeze the guest's counter goes on at that tick as if
- * there had been no sleep, and a vCPU that ran too early would show as one that was ahead of it.
+ * Each reading is under a sequence number of the suspend page. Those under the old one have to be from before the
+ * sleep, all of them, on every vCPU; those under the new one from after the tick that the page names. With freeze the
+ * guest's counter goes on at that tick as if there had been no sleep, and a vCPU that ran too early would show as one
+ * that was ahead of it.
  */
 #include "host_sleep.h"
 #include "scenario.h"

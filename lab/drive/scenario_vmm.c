@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * scenario_vmm.c - what no other VMM offers yet: deadlines in ns of system time, which the host keeps. The guest of
- * scenario_bare.c on our own VMM, on the same host's KVM: its vCPUs always have a deadline armed, while they are paused and while one VMM
- * hands them over to the next. With the clocks that offer no such thing it arms TSC deadlines.
+ * scenario_bare.c on our own VMM, on the same host's KVM: its vCPUs always have a deadline armed, while they are paused
+ * and while one VMM hands them over to the next. With the clocks that offer no such thing it arms TSC deadlines.
  */
 #include "scenario.h"
 

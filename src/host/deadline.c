@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * deadline.c - deadlines that guests hand over in ns of system time: which are due, and how long the next one has. By the vCPU's own line
- * and the host's TSC, so that no guest reads less than it asked for, right after the interrupt.
+ * deadline.c - deadlines that guests hand over in ns of system time: which are due, and how long the next one has. By
+ * the vCPU's own line and the host's TSC, so that no guest reads less than it asked for, right after the interrupt.
  */
 #include "vm.h"
 
@@ -9,8 +9,8 @@
 #define SLEW_SHIFT 10
 
 /*
- * Who waits does so by CLOCK_MONOTONIC, which Linux slews by up to 1 in 2000 (and adjtime(3) by as much again). So of a long wait 1 in 1024
- * is left for another one.
+ * Who waits does so by CLOCK_MONOTONIC, which Linux slews by up to 1 in 2000 (and adjtime(3) by as much again). So of a
+ * long wait 1 in 1024 is left for another one.
  */
 static uint64_t shorten(uint64_t ns)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * interface.c - what a guest asks of pvclock/interface.h: its MSRs, checked and kept. Nothing that a guest writes is believed further
- * than its own memory and its own interrupts.
+ * interface.c - what a guest asks of pvclock/interface.h: its MSRs, checked and kept. Nothing that a guest writes is
+ * believed further than its own memory and its own interrupts.
  */
 #include "vm.h"
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * nested.c - a guest that is itself a host (docs/spec/nested.md): when its line has become another it is told so in its memory, and the pages
- * of its own guests, of which it keeps a table there, are made right. No vCPU runs meanwhile, so nobody reads a page that is wrong.
+ * nested.c - a guest that is itself a host (docs/spec/nested.md): when its line has become another it is told so in its
+ * memory, and the pages of its own guests, of which it keeps a table there, are made right. No vCPU runs meanwhile, so
+ * nobody reads a page that is wrong.
  *
- * The table is the guest's, and may say anything. Each entry is read once; what it can bring about is that a pvclock page (32 bytes), or the head
- * of a nested page (320), is rewritten within the guest's own memory, where there is one already. At most PVCLOCK_NESTED_ENTRIES, with
- * one look at each.
+ * The table is the guest's, and may say anything. Each entry is read once; what it can bring about is that a pvclock
+ * page (32 bytes), or the head of a nested page (320), is rewritten within the guest's own memory, where there is one
+ * already. At most PVCLOCK_NESTED_ENTRIES, with one look at each.
  */
 #include "vm.h"
 
@@ -95,8 +96,8 @@ void pvclock_vm_remember_line(struct pvclock_vm *vm)
 }
 
 /*
- * A line that somebody has set without a word: the clock changes where it stands. Or a counter, whose line has moved with it: nothing has happened to
- * the clock, and what is made from that counter moves, too.
+ * A line that somebody has set without a word: the clock changes where it stands. Or a counter, whose line has moved
+ * with it: nothing has happened to the clock, and what is made from that counter moves, too.
  */
 static void find_unsaid(struct pvclock_vm *vm)
 {
@@ -204,7 +205,10 @@ static bool tell_table(struct walk *walk, unsigned int number, const struct pvcl
 	return true;
 }
 
-/* A page stands in a table, which is what it is under, if it is not this guest's own; a table stands beside the page of its VM's first vCPU. */
+/*
+ * A page stands in a table, which is what it is under, if it is not this guest's own; a table stands beside the page of
+ * its VM's first vCPU.
+ */
 static bool is_page(const struct walk *walk, const struct pvclock_nested_entry *entry, unsigned int under)
 {
 	return entry->kind == PVCLOCK_NESTED_PAGE && (under == 0 || walk->slots[under - 1].size == TABLE_SIZE);

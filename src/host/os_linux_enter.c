@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * os_linux_enter.c - KVM_RUN with nothing between a question and the entry. A thread that asks whether the host has slept, hears that it has
- * not, and is then put to sleep with the host, would enter the guest with an answer of yesterday.
+ * os_linux_enter.c - KVM_RUN with nothing between a question and the entry. A thread that asks whether the host has
+ * slept, hears that it has not, and is then put to sleep with the host, would enter the guest with an answer of
+ * yesterday.
  *
- * Restartable sequences (rseq(2)) close that window: the kernel notes that a thread was interrupted, and a freezer's sleep is one. Up to the call
- * the thread is in a sequence whose last instruction is SYSCALL itself. Interrupted before that, even on it, the thread goes on
- * at the sequence's abort, or finds that the kernel has cleared the sequence while the question was asked; either way it asks again. Once
- * in the kernel KVM_RUN is interrupted by the freezer, and returns.
+ * Restartable sequences (rseq(2)) close that window: the kernel notes that a thread was interrupted, and a freezer's
+ * sleep is one. Up to the call the thread is in a sequence whose last instruction is SYSCALL itself. Interrupted before
+ * that, even on it, the thread goes on at the sequence's abort, or finds that the kernel has cleared the sequence while
+ * the question was asked; either way it asks again. Once in the kernel KVM_RUN is interrupted by the freezer, and
+ * returns.
  *
- * Where glibc has not registered rseq (before 2.35, or by its tunable), or the kernel has none (before 4.18), the question comes right before
- * the call, and the window is these few instructions.
+ * Where glibc has not registered rseq (before 2.35, or by its tunable), or the kernel has none (before 4.18), the
+ * question comes right before the call, and the window is these few instructions.
  */
 #define _GNU_SOURCE
 #include "os_linux.h"

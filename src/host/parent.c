@@ -7,11 +7,11 @@
  * - A page that was being written, or about to be, was made from a line of the generation before: whoever wrote it looks at the generation afterwards
  *   (pvclock_parent_changed, before its vCPU runs) and writes it again.
  * - An entry that was being changed was none (pvclock_nested_enter).
- * So the entry follows the page: first the line is written there, then it is entered, then the generation is looked at. And it is withdrawn
- * before the guest gets back what it had registered.
+ * So the entry follows the page: first the line is written there, then it is entered, then the generation is looked at.
+ * And it is withdrawn before the guest gets back what it had registered.
  *
- * What VMs of this machine keep in tables of their own, being hosts, is copied, with addresses in this machine's memory. So the parent knows
- * of one guest only, and reaches all that run in it.
+ * What VMs of this machine keep in tables of their own, being hosts, is copied, with addresses in this machine's
+ * memory. So the parent knows of one guest only, and reaches all that run in it.
  */
 #include "vm.h"
 #include "reason.h"
@@ -77,8 +77,8 @@ uint64_t pvclock_parent_generation(const struct pvclock_parent *parent)
 bool pvclock_parent_changed(const struct pvclock_vm *vm)
 {
 	/*
-	 * What this CPU has stored is done before the answer. The host stops it as a signal stops a thread, between two instructions, with all that came
-	 * before in memory; so it is the compiler alone that has to keep the order.
+	 * What this CPU has stored is done before the answer. The host stops it as a signal stops a thread, between two
+	 * instructions, with all that came before in memory; so it is the compiler alone that has to keep the order.
 	 */
 	atomic_signal_fence(memory_order_seq_cst);
 	return vm->parent && pvclock_parent_generation(vm->parent) != atomic_load_explicit(&vm->followed, memory_order_relaxed);

@@ -90,8 +90,9 @@ static int conclude(struct pvclock_source *source, struct pvclock_reason *reason
 }
 
 /*
- * CLOCK_MONOTONIC_RAW stands still while Linux sleeps. A sleep that it breaks off at once may be too short for the clock by which it counts
- * sleeps, and then nobody tells of it. The TSC is then ahead of the line, by no more than such a thing takes.
+ * CLOCK_MONOTONIC_RAW stands still while Linux sleeps. A sleep that it breaks off at once may be too short for the
+ * clock by which it counts sleeps, and then nobody tells of it. The TSC is then ahead of the line, by no more than such
+ * a thing takes.
  */
 static bool is_unheard_sleep(const struct pvclock_source *source, const struct pvclock_intercept *before, const struct pvclock_sample *sample)
 {

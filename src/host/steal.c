@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * steal.c - stolen time, where userspace owns it: how long a vCPU's thread was ready to run and did not (the kernel's run delay of it), from
- * the guest's registration on and without its blackouts. The sum is kept here: what the guest writes into its page moves it once, as
- * the number to begin with.
+ * steal.c - stolen time, where userspace owns it: how long a vCPU's thread was ready to run and did not (the kernel's
+ * run delay of it), from the guest's registration on and without its blackouts. The sum is kept here: what the guest
+ * writes into its page moves it once, as the number to begin with.
  */
 #include "vm.h"
 
@@ -18,7 +18,10 @@ bool pvclock_steal_check(uint64_t msr)
 	return (msr & RESERVED) == 0;
 }
 
-/* The thread's run delay since it began, in ns: the second number of its schedstat (Linux Documentation/scheduler/sched-stats.rst). */
+/*
+ * The thread's run delay since it began, in ns: the second number of its schedstat (Linux
+ * Documentation/scheduler/sched-stats.rst).
+ */
 static int read_delay(const struct pvclock_vm *vm, int thread, uint64_t *ns)
 {
 	char path[64], text[96];
@@ -55,7 +58,10 @@ static bool wants(const struct pvclock_vcpu *vcpu)
 	return vcpu->vm->owns_steal && (vcpu->steal_msr & PVCLOCK_MSR_ENABLE);
 }
 
-/* A registration that came without its sum has it in guest memory; by no version, for that may be what the guest found there (KVM does the same). */
+/*
+ * A registration that came without its sum has it in guest memory; by no version, for that may be what the guest found
+ * there (KVM does the same).
+ */
 static void begin(struct pvclock_vcpu *vcpu)
 {
 	const uint32_t *words = vcpu->steal_page.host;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vm.h (private) - the engine's state, shared by its rooms: memory.c (guest memory), msr.c (what the guest
- * registers), lines.c (the line and what each vCPU reads of it), publish.c (lines into pages), vmclock.c (the time of day into one),
- * vcpu.c and vm.c (the objects and their events), record.c (saving them).
+ * vm.h (private) - the engine's state, shared by its rooms: memory.c (guest memory), msr.c (what the guest registers),
+ * lines.c (the line and what each vCPU reads of it), publish.c (lines into pages), vmclock.c (the time of day into
+ * one), vcpu.c and vm.c (the objects and their events), record.c (saving them).
  *
  * There is one line per VM, vm->line, over the TSC of vm->reference: a coordinate system, not a vCPU. Every vCPU's
  * line is derived from it by the vCPU's own transform, so a TSC that did not end up where it should changes
@@ -48,7 +48,10 @@ struct vmclock {
 	bool disrupted, loaded; /* to be told by the next write */
 };
 
-/* Of a time and a line: the first tick that reaches it. So that who fires deadlines need not find it again for all vCPUs each time. */
+/*
+ * Of a time and a line: the first tick that reaches it. So that who fires deadlines need not find it again for all
+ * vCPUs each time.
+ */
 struct due {
 	struct pvclock_line line;
 	uint64_t ns, tick;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * deadline.c - interrupts for deadlines that guests hand over (src/host/deadline.c says when). The timer is the VMM's: it asks, and is told
- * how long to wait, and told again when a guest arms one that is sooner than that. Told once for each: a guest that arms a million
- * wakes nobody more often than it leaves guest mode itself, and what is past is fired in its own thread.
+ * deadline.c - interrupts for deadlines that guests hand over (src/host/deadline.c says when). The timer is the VMM's:
+ * it asks, and is told how long to wait, and told again when a guest arms one that is sooner than that. Told once for
+ * each: a guest that arms a million wakes nobody more often than it leaves guest mode itself, and what is past is fired
+ * in its own thread.
  *
  * `awaited` is what the VMM waits for. It is set under the lock, with all deadlines looked at that were written before; one that is
  * written after that look finds it there, and is sooner or is not.
@@ -10,8 +11,9 @@
 #include "kvm.h"
 
 /*
- * A TSC at which the host had not slept. What is due by a later one may be so only because the clock has not been put right yet; of what was
- * due then, it does not matter how long this thread is frozen before it says so. False: it has slept, and the resume will fire.
+ * A TSC at which the host had not slept. What is due by a later one may be so only because the clock has not been put
+ * right yet; of what was due then, it does not matter how long this thread is frozen before it says so. False: it has
+ * slept, and the resume will fire.
  */
 static bool read_awake(struct pvclock_kvm *kvm, struct pvclock_host_tsc *now)
 {

@@ -94,9 +94,10 @@ static uint64_t allow(struct pvclock_kvm *kvm, const struct pvclock_policy *poli
 }
 
 /*
- * What the policy says about the time since the blackout began, or since a restore has dealt with what was before; and about the host's
- * sleep, which may have been before the blackout: who stops a guest because its host slept does so afterwards. The TSC and the clock
- * count it by themselves: what is not to be counted is taken back, and what they missed is added.
+ * What the policy says about the time since the blackout began, or since a restore has dealt with what was before; and
+ * about the host's sleep, which may have been before the blackout: who stops a guest because its host slept does so
+ * afterwards. The TSC and the clock count it by themselves: what is not to be counted is taken back, and what they
+ * missed is added.
  */
 int pvclock_kvm_pass_time(struct pvclock_kvm *kvm, struct pvclock_reason *reason)
 {
@@ -162,7 +163,10 @@ static void interrupt(struct pvclock_kvm *kvm, uint64_t control)
 		pvclock_kvm_interrupt(kvm, (uint32_t)(control >> PVCLOCK_CONTROL_TARGET_SHIFT), (uint8_t)control);
 }
 
-/* To the caller, to the account, and to the guest if it asked for that: in memory, and then by an interrupt. No vCPU has run yet. */
+/*
+ * To the caller, to the account, and to the guest if it asked for that: in memory, and then by an interrupt. No vCPU
+ * has run yet.
+ */
 static void tell(struct pvclock_kvm *kvm, struct pvclock_correction *correction)
 {
 	uint64_t residual = (uint64_t)(correction->residual_ns < 0 ? -correction->residual_ns : correction->residual_ns);
@@ -187,8 +191,8 @@ static void tell(struct pvclock_kvm *kvm, struct pvclock_correction *correction)
 }
 
 /*
- * What the engine is to tell the guest of its counter (VMClock), and cannot see in it: it is another host's, or was, or the host's stood still. After a
- * live update it is the same one, unless the policy or KVM made another of it.
+ * What the engine is to tell the guest of its counter (VMClock), and cannot see in it: it is another host's, or was, or
+ * the host's stood still. After a live update it is the same one, unless the policy or KVM made another of it.
  */
 static void say_disruption(const struct pvclock_kvm *kvm)
 {

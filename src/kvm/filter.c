@@ -21,8 +21,8 @@
 #define ACCESS ((uint32_t)(KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE))
 
 /*
- * The registration MSRs, in rows of neighbours; a guest's writes to its own TSC, which moves its clock's coordinates; and what it asks of
- * pvclock/interface.h and pvclock/hyperv.h.
+ * The registration MSRs, in rows of neighbours; a guest's writes to its own TSC, which moves its clock's coordinates;
+ * and what it asks of pvclock/interface.h and pvclock/hyperv.h.
  */
 static const struct {
 	unsigned int what;

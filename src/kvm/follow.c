@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * follow.c - a host that is itself a guest, whose own line has become another (told by src/host/parent.c, or noticed by watch.c). The engine's line is
- * one thing; what this binding measures by the machine's TSC, and the timers that KVM has armed by it, are the other.
+ * follow.c - a host that is itself a guest, whose own line has become another (told by src/host/parent.c, or noticed by
+ * watch.c). The engine's line is one thing; what this binding measures by the machine's TSC, and the timers that KVM
+ * has armed by it, are the other.
  */
 #include "kvm.h"
 #include "../host/reason.h"

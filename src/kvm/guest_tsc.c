@@ -13,7 +13,10 @@ static void rearm_deadline(const struct pvclock_kvm *kvm, const struct kvm_vcpu 
 		pvclock_kvm_set_msr(kvm, vcpu, MSR_IA32_TSC_DEADLINE, deadline);
 }
 
-/* By how much the counter is to move: a write to either moves both alike (Intel SDM 3B 18.17.3). False: the guest has no IA32_TSC_ADJUST. */
+/*
+ * By how much the counter is to move: a write to either moves both alike (Intel SDM 3B 18.17.3). False: the guest has
+ * no IA32_TSC_ADJUST.
+ */
 static bool wanted_move(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, uint32_t msr, uint64_t value, uint64_t *move)
 {
 	struct pvclock_tsc_transform tsc;

@@ -144,7 +144,10 @@ int pvclock_kvm_arrive_again(struct pvclock_kvm *kvm, const struct pvclock_arriv
 int pvclock_kvm_begin_filter(struct pvclock_kvm *kvm, const struct pvclock_kvm_config *config, struct pvclock_reason *reason);
 void pvclock_kvm_end_filter(struct pvclock_kvm *kvm);
 int pvclock_kvm_copy_filter(const struct kvm_msr_filter *filter, struct pvclock_msr_filter *copy);
-/* The filter that gives userspace these MSRs of ours and otherwise does what `theirs` (may be NULL) does. 0, -ENOSPC, -EINVAL, -ENOMEM. */
+/*
+ * The filter that gives userspace these MSRs of ours and otherwise does what `theirs` (may be NULL) does. 0, -ENOSPC,
+ * -EINVAL, -ENOMEM.
+ */
 int pvclock_kvm_merge_filter(const struct kvm_msr_filter *theirs, unsigned int what, struct pvclock_msr_filter *merged,
 			     struct pvclock_reason *reason);
 /* Whether `filter` lets a guest at an MSR, which KVM_MSR_FILTER_READ or _WRITE. */
@@ -165,8 +168,8 @@ struct kvm_follow {
 };
 
 /*
- * Of this machine's two lines over its TSC: where that would have been `then`, had it always run as it does now. Also before the anchor; below 0 it is
- * modulo 2^64.
+ * Of this machine's two lines over its TSC: where that would have been `then`, had it always run as it does now. Also
+ * before the anchor; below 0 it is modulo 2^64.
  */
 uint64_t pvclock_kvm_retrace(const struct pvclock_line *was, const struct pvclock_line *is, struct pvclock_host_tsc now, uint64_t then);
 int pvclock_kvm_begin_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow); /* 0, -ENOMEM */
@@ -198,8 +201,8 @@ int pvclock_kvm_want_tsc_offset(struct pvclock_kvm *kvm, struct pvclock_vcpu *vc
 int pvclock_kvm_reread_offset(const struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu);
 
 /*
- * guest_tsc.c: a guest's WRMSR to IA32_TSC or IA32_TSC_ADJUST, in the vCPU's own thread: its counter moves as the guest wants it, its page with the
- * counter, and its clock does not. 0 or -errno.
+ * guest_tsc.c: a guest's WRMSR to IA32_TSC or IA32_TSC_ADJUST, in the vCPU's own thread: its counter moves as the guest
+ * wants it, its page with the counter, and its clock does not. 0 or -errno.
  */
 int pvclock_kvm_guest_writes_tsc(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t value);
 
@@ -223,7 +226,10 @@ bool pvclock_kvm_probe_clock_guest(const struct pvclock_os *os, int vm_fd, int v
 
 /* sleep.c */
 void pvclock_kvm_look(const struct pvclock_kvm *kvm, struct kvm_look *look);
-/* Adds to slept_ns and surplus_ns what was seen, and makes it the mark. Where the TSC was reset the engine knows the vCPUs' new offsets already. */
+/*
+ * Adds to slept_ns and surplus_ns what was seen, and makes it the mark. Where the TSC was reset the engine knows the
+ * vCPUs' new offsets already.
+ */
 void pvclock_kvm_measure_sleep(struct pvclock_kvm *kvm, struct kvm_look *look);
 /* What was before is none of this clock's. */
 void pvclock_kvm_forget_sleep(struct pvclock_kvm *kvm);

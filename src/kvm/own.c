@@ -55,8 +55,8 @@ static int own_slope(const struct pvclock_kvm *kvm, const struct pvclock_slope *
 }
 
 /*
- * The kernel's own clock is what its timers of Hyper-V's and Xen's interfaces count by: it is set to where the guest's is, as well as one call can say
- * it, and runs at its own rate until the next time.
+ * The kernel's own clock is what its timers of Hyper-V's and Xen's interfaces count by: it is set to where the guest's
+ * is, as well as one call can say it, and runs at its own rate until the next time.
  */
 static int set_kernel_clock(struct pvclock_kvm *kvm)
 {

@@ -36,8 +36,8 @@ static int save_vcpu(struct pvclock_kvm *kvm, struct pvclock_record_vcpu *saved)
 }
 
 /*
- * The record is of the tick up to which the policy for this blackout has been seen to: what comes later is the restore's to judge, even
- * the moment that it took to read the host's clocks.
+ * The record is of the tick up to which the policy for this blackout has been seen to: what comes later is the
+ * restore's to judge, even the moment that it took to read the host's clocks.
  */
 static void date_back(const struct pvclock_kvm *kvm, struct pvclock_record *record)
 {
@@ -57,7 +57,10 @@ static void date_back(const struct pvclock_kvm *kvm, struct pvclock_record *reco
 	record->system_time = pvclock_line_ns(&record->line, pvclock_tsc_to_guest(&record->reference, time->at).ticks);
 }
 
-/* What this blackout has come to before the save, which the resume would add: whoever goes on from the record has no such resume. */
+/*
+ * What this blackout has come to before the save, which the resume would add: whoever goes on from the record has no
+ * such resume.
+ */
 static void count_so_far(const struct pvclock_kvm *kvm, struct pvclock_account *account)
 {
 	account->counted_ns += kvm->counted_ns;
@@ -241,8 +244,8 @@ static size_t list_counters(struct pvclock_kvm *kvm, const struct pvclock_record
 }
 
 /*
- * Stolen time, with whoever owns it here: the engine has it from a host where the engine had it, or else takes it over from the kernel, which the
- * VMM gave its MSRs; and the kernel gets what the engine had.
+ * Stolen time, with whoever owns it here: the engine has it from a host where the engine had it, or else takes it over
+ * from the kernel, which the VMM gave its MSRs; and the kernel gets what the engine had.
  */
 static int restore_steal(struct pvclock_kvm *kvm, const struct kvm_vcpu *vcpu, const struct pvclock_record_vcpu *saved)
 {

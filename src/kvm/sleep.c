@@ -2,10 +2,11 @@
 /*
  * sleep.c - the host slept: noticed before a vCPU runs again, and measured.
  *
- * CLOCK_BOOTTIME counts a host's sleep and CLOCK_MONOTONIC does not, and nothing else ever parts them: their difference says whether it
- * slept, and for how long. What the TSC did meanwhile is another matter. It may have gone on, stood still, or begun at 0; KVM then
- * moves its guests' offsets so that theirs go on. CLOCK_MONOTONIC_RAW is the TSC, by the slope that the guest's clock has, but for
- * the sleep; so what the TSC counts beyond it is the sleep's, to the ns, and is what a guest that is to see no gap must not count.
+ * CLOCK_BOOTTIME counts a host's sleep and CLOCK_MONOTONIC does not, and nothing else ever parts them: their difference
+ * says whether it slept, and for how long. What the TSC did meanwhile is another matter. It may have gone on, stood
+ * still, or begun at 0; KVM then moves its guests' offsets so that theirs go on. CLOCK_MONOTONIC_RAW is the TSC, by the
+ * slope that the guest's clock has, but for the sleep; so what the TSC counts beyond it is the sleep's, to the ns, and
+ * is what a guest that is to see no gap must not count.
  */
 #include "kvm.h"
 
@@ -80,8 +81,9 @@ static int64_t host_ns(const struct pvclock_kvm *kvm, uint64_t ticks)
 }
 
 /*
- * The host's TSC was reset: it is less than it was, or has counted less than CLOCK_MONOTONIC_RAW did, which counts no more than it. (A TSC that
- * begins anew in each sleep is not less after the second one than it was after the first, if the host was long awake between.)
+ * The host's TSC was reset: it is less than it was, or has counted less than CLOCK_MONOTONIC_RAW did, which counts no
+ * more than it. (A TSC that begins anew in each sleep is not less after the second one than it was after the first, if
+ * the host was long awake between.)
  */
 static bool began_anew(const struct pvclock_kvm *kvm, const struct kvm_mark *then, const struct kvm_mark *now)
 {
@@ -119,8 +121,8 @@ static int64_t counted_by_tsc(const struct pvclock_kvm *kvm, const struct kvm_lo
 }
 
 /*
- * How far the sleep's true length may be from what CLOCK_BOOTTIME counted. A TSC that went on has measured it; else Linux may have read a clock
- * of whole seconds before it and after.
+ * How far the sleep's true length may be from what CLOCK_BOOTTIME counted. A TSC that went on has measured it; else
+ * Linux may have read a clock of whole seconds before it and after.
  */
 static uint64_t sleep_error(int64_t slept, int64_t surplus)
 {
@@ -148,8 +150,9 @@ bool pvclock_kvm_slept(struct pvclock_kvm *kvm)
 }
 
 /*
- * At every entry, so it is asked by the TSC first: where that has hardly gone on since somebody heard a no, there was no sleep, or one in which it
- * stood still, and then so did the guest's clock; in at most these few ticks that is noticed, too.
+ * At every entry, so it is asked by the TSC first: where that has hardly gone on since somebody heard a no, there was
+ * no sleep, or one in which it stood still, and then so did the guest's clock; in at most these few ticks that is
+ * noticed, too.
  */
 static bool may_enter(void *arg)
 {

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * watch.c - a host that is itself a virtual machine, and is told nothing (src/host/parent.c is for one that is): its hypervisor's page is looked at
- * before each entry. Where that has become another function of this machine's TSC, its guests' lines, which were made from it, are wrong; they
- * follow as the parent would have made them (pvclock_line_follow), from when it is noticed.
+ * watch.c - a host that is itself a virtual machine, and is told nothing (src/host/parent.c is for one that is): its
+ * hypervisor's page is looked at before each entry. Where that has become another function of this machine's TSC, its
+ * guests' lines, which were made from it, are wrong; they follow as the parent would have made them
+ * (pvclock_line_follow), from when it is noticed.
  *
- * What cannot be had this way: a guest that runs when its host is moved runs on by the old line until its next exit. What it counted too much there is
- * not taken back.
+ * What cannot be had this way: a guest that runs when its host is moved runs on by the old line until its next exit.
+ * What it counted too much there is not taken back.
  */
 #include "kvm.h"
 #include "../host/reason.h"
@@ -34,8 +35,9 @@ static bool read_page(const struct pvclock_kvm *kvm, struct pvclock_host_tsc now
 }
 
 /*
- * Whether a guest's line follows. A clock of KVM's that jumps at its old rate was set, by a VMM whose guest stood still: the counter has not changed, and no
- * line over it. Hyper-V never sets its reference time, so it is the counter that jumped.
+ * Whether a guest's line follows. A clock of KVM's that jumps at its old rate was set, by a VMM whose guest stood
+ * still: the counter has not changed, and no line over it. Hyper-V never sets its reference time, so it is the counter
+ * that jumped.
  */
 static bool is_another(const struct kvm_host_page *was, const struct kvm_host_page *is)
 {
@@ -84,8 +86,9 @@ bool pvclock_kvm_host_changed(struct pvclock_kvm *kvm)
 }
 
 /*
- * The first vCPU's line after that, never back behind what it has read by the old one. An instant is what this machine's clock says, before and after; in a
- * blackout it is when that began, as nobody has read anything since, and the policy wants to know what was read there.
+ * The first vCPU's line after that, never back behind what it has read by the old one. An instant is what this
+ * machine's clock says, before and after; in a blackout it is when that began, as nobody has read anything since, and
+ * the policy wants to know what was read there.
  */
 static bool follow(const struct pvclock_kvm *kvm, const struct kvm_host_page *said, struct pvclock_host_tsc now, struct pvclock_line *line)
 {

@@ -2,10 +2,10 @@
 /*
  * follow.c - the clock of a guest's guest, when the guest's own line has become another.
  *
- * L1's line changes from `old` to `next`: what its counter read as old_ticks and what it reads as next_ticks are the same instant.
- * L2's counter is T(L1's counter), L2's clock a line over that: o before, n after. What stays is the distance of the two clocks. Say E1
- * and E2 for old at old_ticks and o at T(old_ticks) before any floor. L1's clock goes on from floor(E1), unless it was given a jump j
- * (0 wherever a host keeps its clocks), and so
+ * L1's line changes from `old` to `next`: what its counter read as old_ticks and what it reads as next_ticks are the
+ * same instant. L2's counter is T(L1's counter), L2's clock a line over that: o before, n after. What stays is the
+ * distance of the two clocks. Say E1 and E2 for old at old_ticks and o at T(old_ticks) before any floor. L1's clock
+ * goes on from floor(E1), unless it was given a jump j (0 wherever a host keeps its clocks), and so
  *
  *     n(T(next_ticks)) = floor(E2) + j,    with next's slope, taken over T
  *
@@ -13,10 +13,11 @@
  * o(T(old_ticks)) = floor(E2 - b), where b, the dropped ticks times mul / 2^32 < 1 a tick of these, is in [0, 1). The floors of
  * two numbers that are less than 1 apart are equal or 1 apart: floor(E2) - floor(E2 - b) is 0 or 1.
  *
- * n before its own floor lies at most one tick of L2's behind E2 (pvclock_line_continue), so the distance of the two clocks is kept to one
- * tick of each, however often it is done.
+ * n before its own floor lies at most one tick of L2's behind E2 (pvclock_line_continue), so the distance of the two
+ * clocks is kept to one tick of each, however often it is done.
  *
- * Where the slope stays and only the counter moves, the line moves with it, bit for bit: no reading changes at all if T is an offset.
+ * Where the slope stays and only the counter moves, the line moves with it, bit for bit: no reading changes at all if T
+ * is an offset.
  */
 #include "wide.h"
 
@@ -56,7 +57,10 @@ static void copy_line(struct pvclock_line *to, const struct pvclock_line *from)
 	to->shift = from->shift;
 }
 
-/* The same function over a counter that moved: exact, unless its anchor would lie before the counter's beginning or beyond its end. */
+/*
+ * The same function over a counter that moved: exact, unless its anchor would lie before the counter's beginning or
+ * beyond its end.
+ */
 static bool move(struct pvclock_line *line, uint64_t from, uint64_t to)
 {
 	if (to >= from ? line->tsc > UINT64_MAX - (to - from) : line->tsc < from - to)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * nested.c - a guest that is itself a host, in shared memory (docs/spec/nested.md). Why the sequence count works is said in write.c. The entries
- * need none: their host reads them while no CPU of the guest runs, so it finds what the guest's stores, in their order, had come to.
+ * nested.c - a guest that is itself a host, in shared memory (docs/spec/nested.md). Why the sequence count works is
+ * said in write.c. The entries need none: their host reads them while no CPU of the guest runs, so it finds what the
+ * guest's stores, in their order, had come to.
  */
 #include "shared_word.h"
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* steal.c - stolen time in shared memory (Linux Documentation/virt/kvm/x86/msr.rst, MSR_KVM_STEAL_TIME). Why the protocol works is said in write.c. */
+/*
+ * steal.c - stolen time in shared memory (Linux Documentation/virt/kvm/x86/msr.rst, MSR_KVM_STEAL_TIME). Why the
+ * protocol works is said in write.c.
+ */
 #include "shared_word.h"
 
 void pvclock_steal_write(void *page, uint64_t ns)

@@ -78,8 +78,8 @@ uint64_t fake_random(struct fake_kvm *fake);
 /* An entry: what was postponed to it happens. */
 void fake_kvm_enter(struct fake_kvm *fake);
 /*
- * The host sleeps for so long, by CLOCK_BOOTTIME; and its TSC goes on for `ticks`, which no other clock counts, or begins anew there: KVM then lets its
- * guests' TSCs go on.
+ * The host sleeps for so long, by CLOCK_BOOTTIME; and its TSC goes on for `ticks`, which no other clock counts, or
+ * begins anew there: KVM then lets its guests' TSCs go on.
  */
 void fake_kvm_sleep(struct fake_kvm *fake, uint64_t ns, uint64_t ticks, bool reset);
 /* From now on CLOCK_REALTIME gains so much. */

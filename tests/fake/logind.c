@@ -8,7 +8,8 @@
  *   restart         the same, and it is taken again
  *   refuse, grant   what is said to who asks for an inhibitor from now on
  *
- * Told on standard output: "up"; "taken PID"; "refused"; "released COUNT NS" of a delay inhibitor: how many are left, CLOCK_MONOTONIC.
+ * Told on standard output: "up"; "taken PID"; "refused"; "released COUNT NS" of a delay inhibitor: how many are left,
+ * CLOCK_MONOTONIC.
  */
 #include <errno.h>
 #include <fcntl.h>

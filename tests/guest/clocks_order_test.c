@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a reader of all clocks makes of a write that comes between any two of its loads, at any of the writer's stores: the time before
- * it or the time after it, and nothing else. Every such order there is, one after the other; the torture meets them by chance.
+ * What a reader of all clocks makes of a write that comes between any two of its loads, at any of the writer's stores:
+ * the time before it or the time after it, and nothing else. Every such order there is, one after the other; the
+ * torture meets them by chance.
  *
- * Readers and writers are the sources themselves, with loads that this test counts, and stores that it notes: at two of the reader's
- * loads the writer goes on, up to a store and to its end.
+ * Readers and writers are the sources themselves, with loads that this test counts, and stores that it notes: at two of
+ * the reader's loads the writer goes on, up to a store and to its end.
  */
 #define _GNU_SOURCE
 #include <setjmp.h>

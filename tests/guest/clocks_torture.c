@@ -8,10 +8,11 @@
  *   - MONOTONIC and BOOTTIME, and MONOTONIC_COARSE, are never below what any thread had read before, and COARSE never above what is read then;
  *   - REALTIME and TAI are one of the few distances from BOOTTIME that the kernel sets, exactly: never something in between.
  *
- * Kernels and hosts that do it wrong have to be caught: one that writes base data without the sequence count, and a host that changes
- * line and suspend page while vCPUs run.
+ * Kernels and hosts that do it wrong have to be caught: one that writes base data without the sequence count, and a
+ * host that changes line and suspend page while vCPUs run.
  *
- * Arguments: READINGS CHANGES (of pages), both at least; default 2 million and 50. SKIP (77) where the TSC is not one clock for all CPUs.
+ * Arguments: READINGS CHANGES (of pages), both at least; default 2 million and 50. SKIP (77) where the TSC is not one
+ * clock for all CPUs.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -126,7 +127,10 @@ static bool is_distance(uint64_t ns, uint64_t low, uint64_t high, uint64_t dista
 	return ns - distance >= low && ns - distance <= high;
 }
 
-/* The day's clocks are BOOTTIME and one of four distances. In the host's eyes this is one stay in the guest: no suspend is in it. */
+/*
+ * The day's clocks are BOOTTIME and one of four distances. In the host's eyes this is one stay in the guest: no suspend
+ * is in it.
+ */
 static void read_the_day(struct reader *reader)
 {
 	const struct pvclock_user_page *user = &reader->run->user;

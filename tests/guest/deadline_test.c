@@ -286,8 +286,8 @@ static void the_best_is_found(void **state)
 }
 
 /*
- * Whenever the line changes while a timer is armed, what is armed in the end is the first tick by the line that then holds; the interrupt
- * is taken once, not before its time, and at the first tick if nothing came between.
+ * Whenever the line changes while a timer is armed, what is armed in the end is the first tick by the line that then
+ * holds; the interrupt is taken once, not before its time, and at the first tick if nothing came between.
  */
 static void p5_armed_by_the_line_that_holds(void **state)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fake_machine.h - a CPU, its local APIC and its host, in place of the instructions of src/guest/machine.h: a TSC that runs as the test
- * wants, an APIC as Intel's manual describes it (SDM 3A 11.5.4.1), and a host that may change the page's line before and after each of them.
+ * fake_machine.h - a CPU, its local APIC and its host, in place of the instructions of src/guest/machine.h: a TSC that
+ * runs as the test wants, an APIC as Intel's manual describes it (SDM 3A 11.5.4.1), and a host that may change the
+ * page's line before and after each of them.
  */
 #ifndef GUEST_MACHINE_H
 #define GUEST_MACHINE_H

@@ -106,8 +106,8 @@ static void end_machine(struct machine *m)
 }
 
 /*
- * A guest's state: counters anywhere, `apart` from each other; a line that began up to some hours before, with this slope; deadlines around
- * the switch. No account of the VMM's.
+ * A guest's state: counters anywhere, `apart` from each other; a line that began up to some hours before, with this
+ * slope; deadlines around the switch. No account of the VMM's.
  */
 static void new_state(struct machine *m, const struct pvclock_slope *slope, uint64_t apart)
 {
@@ -153,8 +153,8 @@ static void arrive(struct machine *m)
 }
 
 /*
- * At any instant from the switch on, each vCPU reads the time that `line` has for the counter that was asked for; from its own page too. As
- * far apart as the counters that KVM runs are the lines.
+ * At any instant from the switch on, each vCPU reads the time that `line` has for the counter that was asked for; from
+ * its own page too. As far apart as the counters that KVM runs are the lines.
  */
 static void clock_is(struct machine *m, const struct pvclock_line *line)
 {
@@ -180,7 +180,10 @@ static void clock_is(struct machine *m, const struct pvclock_line *line)
 	}
 }
 
-/* Each deadline fires at the first tick of its vCPU's counter at which the clock has reached what it was for: never early, never late. */
+/*
+ * Each deadline fires at the first tick of its vCPU's counter at which the clock has reached what it was for: never
+ * early, never late.
+ */
 static void deadlines_are(struct machine *m, const struct pvclock_line *old, bool same_rate)
 {
 	for (unsigned int i = 0; i < 2; i++) {

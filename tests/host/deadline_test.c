@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * deadline_test.c - deadlines in ns of system time, in virtual time: none before its time by the guest's own reading, none lost, whatever
- * happens to the VM meanwhile; and how often a VMM's timer has to look, whatever the guest does.
+ * deadline_test.c - deadlines in ns of system time, in virtual time: none before its time by the guest's own reading,
+ * none lost, whatever happens to the VM meanwhile; and how often a VMM's timer has to look, whatever the guest does.
  */
 #include "../random.h"
 #include "machine.h"
@@ -210,7 +210,10 @@ static void p5_due_when_the_guest_reads_it(void **state)
 		}
 		assert_true(clock_of(v, 1) < ns);
 		assert_int_equal(read_msr(v, 1, PVCLOCK_MSR_DEADLINE), ns);
-		/* .at is the first host tick that reads it, if the TSC is not scaled; within a guest tick of it, which is up to 4 host ticks here, if it is */
+		/*
+		 * .at is the first host tick that reads it, if the TSC is not scaled; within a guest tick of it, which
+		 * is up to 4 host ticks here, if it is
+		 */
 		after = v->m.fake.tsc;
 		v->m.fake.tsc = deadline.at.ticks + (tsc.frac_bits ? 5 : 0);
 		assert_true(clock_of(v, 1) >= ns);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * enter_test.c - P9: a thread that was stopped anywhere between the question and KVM_RUN asks again. A child goes through the real
- * pvclock_linux_enter; its parent stops it at each instruction on the way, one after the other, lets the host "sleep" just then, and looks
- * whether the child enters all the same. The descriptor is no vCPU's, so an entry is seen by ioctl's error.
+ * enter_test.c - P9: a thread that was stopped anywhere between the question and KVM_RUN asks again. A child goes
+ * through the real pvclock_linux_enter; its parent stops it at each instruction on the way, one after the other, lets
+ * the host "sleep" just then, and looks whether the child enters all the same. The descriptor is no vCPU's, so an entry
+ * is seen by ioctl's error.
  */
 #define _GNU_SOURCE
 #include "../../src/host/os_linux.h"

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * golden_test.c - P6: what one release saved, the next restores. golden/record-N.bin was written by the code of version N, and is never
- * written again; each is read here, and every field compared.
+ * golden_test.c - P6: what one release saved, the next restores. golden/record-N.bin was written by the code of version
+ * N, and is never written again; each is read here, and every field compared.
  *
- * Version 5: raise PVCLOCK_RECORD_VERSION and add its fields at the end of the walks in record_codec.c; decode says what an older
- * version means by their absence. Copy version_4() to version_5(), with the new fields in it; version_4() gets what an old record
- * is read as. Run this test once with GOLDEN_WRITE=golden/record-5.bin, and commit that file. Only the newest version is written, so
- * p6_the_newest_is_written moves on to it; those before are only read.
+ * Version 5: raise PVCLOCK_RECORD_VERSION and add its fields at the end of the walks in record_codec.c; decode says
+ * what an older version means by their absence. Copy version_4() to version_5(), with the new fields in it; version_4()
+ * gets what an old record is read as. Run this test once with GOLDEN_WRITE=golden/record-5.bin, and commit that file.
+ * Only the newest version is written, so p6_the_newest_is_written moves on to it; those before are only read.
  */
 #include <pvclock/record.h>
 
@@ -38,7 +38,10 @@ static size_t read_golden(const char *name, uint8_t bytes[BYTES_MAX])
 	return size;
 }
 
-/* The VM of version 1: three vCPUs, the second registered through the old MSR, the third not at all and with an offset of its own. */
+/*
+ * The VM of version 1: three vCPUs, the second registered through the old MSR, the third not at all and with an offset
+ * of its own.
+ */
 static struct pvclock_record version_1(struct pvclock_record_vcpu vcpus[3])
 {
 	struct pvclock_record record = {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * guest_tsc_test.c - a guest that writes its own TSC while it runs, in own mode: the counter moves, its page with it, the clock does
- * not, on no vCPU, and TSC_STABLE is the truth at once.
+ * guest_tsc_test.c - a guest that writes its own TSC while it runs, in own mode: the counter moves, its page with it,
+ * the clock does not, on no vCPU, and TSC_STABLE is the truth at once.
  */
 #include "machine.h"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * hyperv_arrive_test.c - P1, P2, P12: a guest of Hyper-V's clock whose VMM has a format of its own: offered when its CPUID comes, long after the attach;
- * and carried by memory, MSRs and TSC alone, to a KVM of the same rate and to one of another. A failure prints its seed.
+ * hyperv_arrive_test.c - P1, P2, P12: a guest of Hyper-V's clock whose VMM has a format of its own: offered when its
+ * CPUID comes, long after the attach; and carried by memory, MSRs and TSC alone, to a KVM of the same rate and to one
+ * of another. A failure prints its seed.
  */
 #include "machine.h"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * interface_test.c - what a guest may ask for beside KVM's clock (docs/spec/interface.md): which values are taken, which end in #GP with nothing
- * changed, where the suspend page is written and where not, and that all of it goes with a record.
+ * interface_test.c - what a guest may ask for beside KVM's clock (docs/spec/interface.md): which values are taken,
+ * which end in #GP with nothing changed, where the suspend page is written and where not, and that all of it goes with
+ * a record.
  */
 #include "machine.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * nested_test.c - KVM on KVM on KVM, in one process: L0's engine on a KVM in virtual time, L1's and L2's engines in the memory of its guest, each on
- * the counter that the one below gives it. L0 moves L1 to hosts with other TSCs, and whatever L2 or L3 can read next is looked at: the memory,
- * before anything in it has run.
+ * nested_test.c - KVM on KVM on KVM, in one process: L0's engine on a KVM in virtual time, L1's and L2's engines in the
+ * memory of its guest, each on the counter that the one below gives it. L0 moves L1 to hosts with other TSCs, and
+ * whatever L2 or L3 can read next is looked at: the memory, before anything in it has run.
  *
  * The pages' writers are compiled here once more, with their stores counted: so L0 can stop L1 after any one of them.
  */
@@ -266,8 +266,8 @@ static void take_readings(const struct world *w, struct readings *readings)
 }
 
 /*
- * P8: at the switch each clock reads what it read, or 1 ns more; and from there on all of them run at one rate, L1's own. `from`, `to`: L1's
- * counter before and after.
+ * P8: at the switch each clock reads what it read, or 1 ns more; and from there on all of them run at one rate, L1's
+ * own. `from`, `to`: L1's counter before and after.
  */
 static void check_continues(const struct world *w, const struct readings *before, uint64_t from, uint64_t to)
 {
@@ -704,7 +704,10 @@ static struct pvclock_nested_entry make_entry(uint64_t gpa, enum pvclock_nested_
 	return (struct pvclock_nested_entry){ .gpa = gpa, .kind = (uint8_t)kind, .under = under };
 }
 
-/* A machine whose memory is in two pieces, one of them ROM, with this table; it moves to another rate. All of its memory, before and after. */
+/*
+ * A machine whose memory is in two pieces, one of them ROM, with this table; it moves to another rate. All of its
+ * memory, before and after.
+ */
 static void hostile(const struct pvclock_nested_entry *entries, unsigned int count, uint32_t claimed, uint32_t rewritten, uint32_t refused)
 {
 	struct pvclock_tsc_transform l2 = pvclock_tsc_unscaled(5);
@@ -851,7 +854,10 @@ static void p10_registrations(void **state)
 	free_world(w);
 }
 
-/* L2 is hostile: L1's engine copies nothing of its table that does not lie in L2's memory, or stands under what does not stand before it. */
+/*
+ * L2 is hostile: L1's engine copies nothing of its table that does not lie in L2's memory, or stands under what does
+ * not stand before it.
+ */
 static void p10_copies_of_hostile_tables(void **state)
 {
 	static const struct {
@@ -950,8 +956,8 @@ static void p8_a_page_that_moved_is_the_guests_again(void **state)
 }
 
 /*
- * More vCPUs than the table has room for, with counters of their own: whatever is named is rewritten, and all of them come to what the engine
- * says of them; who goes makes room.
+ * More vCPUs than the table has room for, with counters of their own: whatever is named is rewritten, and all of them
+ * come to what the engine says of them; who goes makes room.
  */
 static void p8_many_vcpus(void **state)
 {
@@ -1174,8 +1180,8 @@ static void p8_a_record_applied(void **state)
 }
 
 /*
- * A KVM in L1: what it measures by its TSC, and the deadlines that its guests have armed, mean what they meant. Another KVM in virtual time stands for
- * it, whose TSC jumps and runs at another rate as L1's does.
+ * A KVM in L1: what it measures by its TSC, and the deadlines that its guests have armed, mean what they meant. Another
+ * KVM in virtual time stands for it, whose TSC jumps and runs at another rate as L1's does.
  */
 static void p5_deadlines_follow(void **state)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * plan_test.c - P1, P5, P6, P7: what a host makes of a record, as a property: clocks of any rate, on hosts of any rate, by any policy,
- * after any time, against arithmetic in 128 bits. A failure prints its seed; PLAN_SEED=n runs that one alone.
+ * plan_test.c - P1, P5, P6, P7: what a host makes of a record, as a property: clocks of any rate, on hosts of any rate,
+ * by any policy, after any time, against arithmetic in 128 bits. A failure prints its seed; PLAN_SEED=n runs that one
+ * alone.
  */
 #include <pvclock/plan.h>
 

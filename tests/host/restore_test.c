@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * restore_test.c - P1, P5, P6, P7: every cell of the table in docs/policies.md, through the binding on KVMs in virtual time: what a guest
- * reads after a blackout, in own and in steer mode, with one vCPU and two, where TSC offsets are honoured and where they are not; and
- * that it is what the plan had said.
+ * restore_test.c - P1, P5, P6, P7: every cell of the table in docs/policies.md, through the binding on KVMs in virtual
+ * time: what a guest reads after a blackout, in own and in steer mode, with one vCPU and two, where TSC offsets are
+ * honoured and where they are not; and that it is what the plan had said.
  */
 #include "../fake/kvm.h"
 
@@ -584,7 +584,10 @@ static void p4_a_legacy_clock_is_not_stable(void **state)
 	moved(&from, &to, &record);
 }
 
-/* A host that slept and whose TSC began anew while the VM was paused: KVM moves the offsets, and the guest sees no gap, then or ever. */
+/*
+ * A host that slept and whose TSC began anew while the VM was paused: KVM moves the offsets, and the guest sees no gap,
+ * then or ever.
+ */
 static void p2_a_host_tsc_that_is_reset_in_a_pause(void **state)
 {
 	const struct cell cell = { .blackout = PVCLOCK_BLACKOUT_SUSPEND, .passing = PVCLOCK_FREEZE, .mode = PVCLOCK_MODE_OWN, .vcpus = 2 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * sleep_test.c - P9: the host slept. Whatever its TSC did meanwhile, and whether the sleep was noticed on the way into the guest or fell into a
- * pause: with freeze the guest's clock goes on as CLOCK_MONOTONIC_RAW does, with advance as that and the sleep; the guest is told
- * in its memory, and by an interrupt, before it runs.
+ * sleep_test.c - P9: the host slept. Whatever its TSC did meanwhile, and whether the sleep was noticed on the way into
+ * the guest or fell into a pause: with freeze the guest's clock goes on as CLOCK_MONOTONIC_RAW does, with advance as
+ * that and the sleep; the guest is told in its memory, and by an interrupt, before it runs.
  */
 #include "machine.h"
 
@@ -207,8 +207,8 @@ static void p9_where_offsets_are_ignored(void **state)
 }
 
 /*
- * A TSC that begins anew in each sleep, an hour apart: the second time it is no less than it was after the first one. And the awake time
- * around a sleep, in a pause, is the pause's.
+ * A TSC that begins anew in each sleep, an hour apart: the second time it is no less than it was after the first one.
+ * And the awake time around a sleep, in a pause, is the pause's.
  */
 static void p9_again_and_again(void **state)
 {

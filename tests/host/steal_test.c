@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * steal_test.c - stolen time that userspace owns: what the vCPU's thread was delayed while it could have run, to the ns, from the guest's registration on;
- * never less than before, through other threads, blackouts, records and other owners.
+ * steal_test.c - stolen time that userspace owns: what the vCPU's thread was delayed while it could have run, to the
+ * ns, from the guest's registration on; never less than before, through other threads, blackouts, records and other
+ * owners.
  */
 #include "machine.h"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * watch_test.c - P2, P8: a host that is itself a virtual machine, whose hypervisor changes its clock and tells it nothing: the page is seen to be another at
- * the next entry, and a guest's clock follows: as far from the host's as before, and never back. A failure prints its seed.
+ * watch_test.c - P2, P8: a host that is itself a virtual machine, whose hypervisor changes its clock and tells it
+ * nothing: the page is seen to be another at the next entry, and a guest's clock follows: as far from the host's as
+ * before, and never back. A failure prints its seed.
  */
 #include "machine.h"
 
@@ -216,7 +217,10 @@ static void p8_another_rate_is_followed(void **state)
 	each(another_rate);
 }
 
-/* In the middle of a pause that is not counted, on a host that is twice as fast or half: it is measured by either rate for as long as that held. */
+/*
+ * In the middle of a pause that is not counted, on a host that is twice as fast or half: it is measured by either rate
+ * for as long as that held.
+ */
 static void in_a_pause(uint64_t random)
 {
 	struct watched *w = new_watched(random, PVCLOCK_SOURCE_FROM_KVM_PAGE);

@@ -3,8 +3,9 @@
  * fake_vmm.c - stands in for pvclock-vmm where the harness and the judge themselves are tested: no KVM, its vCPUs are threads that
  * read a page by this machine's TSC. What goes wrong with the clock, and with the VMM, is then known in advance.
  *
- * --mode own keeps the line; steer moves it by 1 ns to and fro; stock sets it back by the blackout, as stopping a clock does.
- * Further arguments: --fault jump=NS (every event), back (vCPU 1 once reads an old value), die, hang, still (vCPU 1 stops), mute, lie.
+ * --mode own keeps the line; steer moves it by 1 ns to and fro; stock sets it back by the blackout, as stopping a clock
+ * does. Further arguments: --fault jump=NS (every event), back (vCPU 1 once reads an old value), die, hang, still (vCPU
+ * 1 stops), mute, lie.
  */
 #include "shared.h"
 
@@ -190,7 +191,10 @@ int main(int argc, char **argv)
 	}
 	fake.shared = (struct vmm_shared *)(void *)((char *)memory + VMM_SHARED_GPA);
 	fake.pages = (struct pvclock_page *)(void *)((char *)memory + VMM_PAYLOAD_GPA);
-	/* Slower than any TSC, so that no blackout is shorter by this clock than by the harness's. What is judged is whether a line is kept. */
+	/*
+	 * Slower than any TSC, so that no blackout is shorter by this clock than by the harness's. What is judged is
+	 * whether a line is kept.
+	 */
 	if (!pvclock_slope_from_khz(1000000, &slope) ||
 	    !pvclock_line_make(&fake.line, os->ops->read_tsc(os->ctx).ticks, 3000000000u, &slope, NULL))
 		return 1;

@@ -319,7 +319,10 @@ static void test_drift_arithmetic(void **state)
 	assert_true(ppb > -0.001 && ppb < 0.001);
 }
 
-/* An interrupt before its time is one that was early, though the guest's timer has put it right; and the deadline is still asked for. */
+/*
+ * An interrupt before its time is one that was early, though the guest's timer has put it right; and the deadline is
+ * still asked for.
+ */
 static void test_early_deadlines(void **state)
 {
 	const struct vmm_ring_entry entries[] = {

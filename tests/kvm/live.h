@@ -22,7 +22,10 @@ int live_end(struct live *live);
 bool live_check(struct live *live, bool holds, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void live_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Starts a guest of 2 vCPUs with a payload; `option` and `value` are a further argument of the VMM, or NULL. False: a failed check. */
+/*
+ * Starts a guest of 2 vCPUs with a payload; `option` and `value` are a further argument of the VMM, or NULL. False: a
+ * failed check.
+ */
 bool live_start(struct live *live, struct watch *watch, const char *payload, const char *mode, const char *option,
 		const char *value);
 /* Stops it, and checks that nothing is left of it. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * P10: a guest that writes every class of 64-bit value into the clock's registration MSRs, and fights over one page from two vCPUs. Each write
- * ends as vm.h says, #GP or a defined result; the VMM lives; and a clock registered properly afterwards works.
+ * P10: a guest that writes every class of 64-bit value into the clock's registration MSRs, and fights over one page
+ * from two vCPUs. Each write ends as vm.h says, #GP or a defined result; the VMM lives; and a clock registered properly
+ * afterwards works.
  *
  * Guest: hostile.elf, which logs each write as (MSR, value, took a #GP), and ends with code 0 if its clock works. Host: the same
  * rules, written down here once more. Built with sanitizers, the VMM also shows that nothing outside of guest memory was touched.

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * P2: all clocks of a guest, as its kernel and its processes read them on two vCPUs, through pauses and live updates: none goes back,
- * on any vCPU, by either reader; REALTIME, TAI and BOOTTIME stay at their distance from MONOTONIC, or go ahead of it by what the host
- * says has passed uncounted; coarse ones never lead.
+ * P2: all clocks of a guest, as its kernel and its processes read them on two vCPUs, through pauses and live updates:
+ * none goes back, on any vCPU, by either reader; REALTIME, TAI and BOOTTIME stay at their distance from MONOTONIC, or
+ * go ahead of it by what the host says has passed uncounted; coarse ones never lead.
  *
- * Guest: clocks.elf. Host: MS of pauses and live updates in own mode, of pauses in steer mode, and a few of its live updates; how many
- * readings that is depends on the machine.
+ * Guest: clocks.elf. Host: MS of pauses and live updates in own mode, of pauses in steer mode, and a few of its live
+ * updates; how many readings that is depends on the machine.
  */
 #include "live.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * P4: TSC_STABLE is set where it is true: on every reading of a guest whose vCPUs share one line. And GUEST_STOPPED: each vCPU sees it once
- * after each pause or live update, and never else. In own mode both are the engine's work.
+ * P4: TSC_STABLE is set where it is true: on every reading of a guest whose vCPUs share one line. And GUEST_STOPPED:
+ * each vCPU sees it once after each pause or live update, and never else. In own mode both are the engine's work.
  *
  * Guest: clock.elf, which counts GUEST_STOPPED and clears it. Host: 3 pauses, 2 live updates.
  */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * P5: deadlines of either kind of timer, TSC deadlines and such that the host keeps in ns, armed across events: pauses that count and pauses that do not, live updates, and snapshots that another VMM goes on from.
- * None fires before the guest's clock has reached the time that was asked for, and none is lost. How late they are is
- * reported, beside a guest to which nothing happens; and stock KVM beside both, not judged.
+ * P5: deadlines of either kind of timer, TSC deadlines and such that the host keeps in ns, armed across events: pauses
+ * that count and pauses that do not, live updates, and snapshots that another VMM goes on from. None fires before the
+ * guest's clock has reached the time that was asked for, and none is lost. How late they are is reported, beside a
+ * guest to which nothing happens; and stock KVM beside both, not judged.
  *
  * Guest: deadlines.elf on 4 vCPUs, which logs what it asked for and what its clock said at the interrupt. Host: ROUNDS of
  * events, until DEADLINES were taken.

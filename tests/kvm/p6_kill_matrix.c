@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * P6: a live update in which one side is killed (kill -9), or hangs, at each of its steps, as `pvclock-vmm --list-steps` names them. After
- * each the guest runs on exactly one side and its clock has kept P1 and P2. Two steps are not the hand-over's: before old:saved the old one
- * has the guest to itself, and from new:committed on the new one has. What dies there takes its guest along, and the other side never runs it.
+ * P6: a live update in which one side is killed (kill -9), or hangs, at each of its steps, as `pvclock-vmm
+ * --list-steps` names them. After each the guest runs on exactly one side and its clock has kept P1 and P2. Two steps
+ * are not the hand-over's: before old:saved the old one has the guest to itself, and from new:committed on the new one
+ * has. What dies there takes its guest along, and the other side never runs it.
  *
- * Guest: clock.elf on 2 vCPUs. Host: for each step, an update that fails there; then, where the guest lives, an update that succeeds.
+ * Guest: clock.elf on 2 vCPUs. Host: for each step, an update that fails there; then, where the guest lives, an update
+ * that succeeds.
  */
 #include "live.h"
 
@@ -130,8 +132,9 @@ static void kill_at(struct live *live, const struct step *step, const char *mode
 }
 
 /*
- * A side that hangs cannot be told from one that is slow: the other side waits for its time limit and then decides by the commit word. The
- * hung process may live on, but it must never run the guest again; and where it had the guest to itself, nobody runs it.
+ * A side that hangs cannot be told from one that is slow: the other side waits for its time limit and then decides by
+ * the commit word. The hung process may live on, but it must never run the guest again; and where it had the guest to
+ * itself, nobody runs it.
  */
 static void hang_at(struct live *live, const struct step *step)
 {

@@ -3,8 +3,9 @@
  * P1, P2, P6 over 1,000 live updates and 1,000 snapshots, each restored by another VMM, of one guest: its line at the end is its
  * line at the start, bit for bit as a function; no reading went back; and descriptors and memory did not grow.
  *
- * Guest: clock.elf on 2 vCPUs. Host: snapshots advance, so that the guest's TSC and clock count what passed, and every event has
- * to leave the line where it is, on a KVM that honours TSC offsets as on one that does not. Arguments: how many of each, and one mode.
+ * Guest: clock.elf on 2 vCPUs. Host: snapshots advance, so that the guest's TSC and clock count what passed, and every
+ * event has to leave the line where it is, on a KVM that honours TSC offsets as on one that does not. Arguments: how
+ * many of each, and one mode.
  */
 #include "live.h"
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * P8: a guest that is a host, through pauses, live updates and snapshots: the clocks of its own guests, which it named to its host, are the same
- * functions of their counters from event to event where its own is, and go on from where they were, by the rule, where it is not. No reading of any
- * of them is of a line that is gone. Its generation moves exactly when its line does, and each time it gets its interrupt.
+ * P8: a guest that is a host, through pauses, live updates and snapshots: the clocks of its own guests, which it named
+ * to its host, are the same functions of their counters from event to event where its own is, and go on from where they
+ * were, by the rule, where it is not. No reading of any of them is of a line that is gone. Its generation moves exactly
+ * when its line does, and each time it gets its interrupt.
  *
  * Guest: nested.elf. Its own line changes where time is frozen and the counter cannot be stopped (kvm-pvm), or the rate is another.
  */

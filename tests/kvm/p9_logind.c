@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * P9, announced: before the host sleeps no vCPU runs any more, and only then it may sleep; afterwards the guest goes on by the policy's
- * word for a suspend. A user's pause stays a pause, and nobody's end or silence keeps a guest stopped.
+ * P9, announced: before the host sleeps no vCPU runs any more, and only then it may sleep; afterwards the guest goes on
+ * by the policy's word for a suspend. A user's pause stays a pause, and nobody's end or silence keeps a guest stopped.
  *
  * p9_logind vmm      pvclock-vmm --logind
  * p9_logind preload  pvclock run --logind -- pvclock-vmm --mode stock: a VMM that knows of neither

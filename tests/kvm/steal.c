@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Stolen time that the VMM owns: what the guest reads grows by what the kernel says that the vCPU's thread waited for a CPU (its schedstat), to
- * the ns, pause by pause; never back, also through live updates and a snapshot; and not over blackouts.
+ * Stolen time that the VMM owns: what the guest reads grows by what the kernel says that the vCPU's thread waited for a
+ * CPU (its schedstat), to the ns, pause by pause; never back, also through live updates and a snapshot; and not over
+ * blackouts.
  *
- * Guest: steal.elf on 2 vCPUs. Host: the VMM and a thread that never rests share one CPU. A thread that is parked may still have waited on its
- * last steps there, after the pause has read its delay: then the guest was told less than the kernel says. So of the
- * rounds some few may be less; none may be more, and a sum that is wrong by itself is never equal.
+ * Guest: steal.elf on 2 vCPUs. Host: the VMM and a thread that never rests share one CPU. A thread that is parked may
+ * still have waited on its last steps there, after the pause has read its delay: then the guest was told less than the
+ * kernel says. So of the rounds some few may be less; none may be more, and a sum that is wrong by itself is never
+ * equal.
  */
 #include "live.h"
 

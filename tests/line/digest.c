@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Prints a digest of every function's results over seeded inputs: of lines, of the bytes of the pages that a guest and its host
- * share, and of what a guest's clocks read. Built with __int128, without it, for a 32-bit target with no libc (freestanding.sh), and
- * for other machines (scripts/cross.sh), it must print the same. Freestanding itself, for that.
+ * Prints a digest of every function's results over seeded inputs: of lines, of the bytes of the pages that a guest and
+ * its host share, and of what a guest's clocks read. Built with __int128, without it, for a 32-bit target with no libc
+ * (freestanding.sh), and for other machines (scripts/cross.sh), it must print the same. Freestanding itself, for that.
  *     PVCLOCK_DIGEST_I386: brings its own start and its own write.
  */
 #include <pvclock/clock.h>

@@ -74,7 +74,10 @@ static bool ordered(const struct pvclock_tsc_transform *transform, uint64_t low,
 	LINE_VALUES((change).old), (change).old_ticks, LINE_VALUES((change).next), (change).next_ticks, LINE_VALUES(nested), \
 		(transform).ratio, (transform).frac_bits, (transform).offset
 
-/* At the switch: floor(E2), by GMP, which is never less than what was read, and at most 1 more. Its rate is L1's new one, over T. */
+/*
+ * At the switch: floor(E2), by GMP, which is never less than what was read, and at most 1 more. Its rate is L1's new
+ * one, over T.
+ */
 static void p8_goes_on_at_the_switch(void **state)
 {
 	struct random random = random_start(200000);

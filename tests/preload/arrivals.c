@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A VM whose state was saved in one VM and put into another, in the order in which QEMU loads a snapshot or takes a migration: memory,
- * every vCPU's MSRs with the counter among them, then the clock. The guest's clock goes on as the same function of its counter.
+ * A VM whose state was saved in one VM and put into another, in the order in which QEMU loads a snapshot or takes a
+ * migration: memory, every vCPU's MSRs with the counter among them, then the clock. The guest's clock goes on as the
+ * same function of its counter.
  */
 #include "qemu_like.h"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * KVM_GET_MSRS and KVM_SET_MSRS with long lists, the clock's MSRs among them under their old numbers as QEMU has them: they come back,
- * and the result is the kernel's: how many entries were done up to the first that failed, wherever that stands.
+ * KVM_GET_MSRS and KVM_SET_MSRS with long lists, the clock's MSRs among them under their old numbers as QEMU has them:
+ * they come back, and the result is the kernel's: how many entries were done up to the first that failed, wherever that
+ * stands.
  */
 #include "qemu_like.h"
 

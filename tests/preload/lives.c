@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Lives of VMs and vCPUs: one that comes late, a reset, an end in any order, many, two at once, and what a child process must not do. */
+/*
+ * Lives of VMs and vCPUs: one that comes late, a reset, an end in any order, many, two at once, and what a child
+ * process must not do.
+ */
 #include "qemu_like.h"
 
 #include <errno.h>

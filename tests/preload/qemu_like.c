@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What QEMU does to its VMs, done with bare ioctls to small guests, in a process that runs under the preload: the guest's clock as its
- * memory holds it, and what the VMM is told, have to be what they would be of a KVM whose clock is a function of the guest's TSC.
+ * What QEMU does to its VMs, done with bare ioctls to small guests, in a process that runs under the preload: the
+ * guest's clock as its memory holds it, and what the VMM is told, have to be what they would be of a KVM whose clock is
+ * a function of the guest's TSC.
  *
  * pvclock run --mode own|steer -- qemu_like [CASE]... Exit: 0 passed, 1 failed, 77 not here (with the reason).
  */

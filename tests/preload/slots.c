@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Guest memory that is added, removed, moved and given other flags, with the clock's page in it; and the VMM's dirty log, which has to hold
- * that page once for each time it was written.
+ * Guest memory that is added, removed, moved and given other flags, with the clock's page in it; and the VMM's dirty
+ * log, which has to hold that page once for each time it was written.
  */
 #include "qemu_like.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A VM that is stopped and goes on (QEMU's stop and cont): what the VMM is told is one instant of one line, and what it says back leaves
- * the guest's function as it was.
+ * A VM that is stopped and goes on (QEMU's stop and cont): what the VMM is told is one instant of one line, and what it
+ * says back leaves the guest's function as it was.
  */
 #include "qemu_like.h"
 

@@ -279,7 +279,10 @@ static void the_true_shift_is_within_what_is_said(void **state)
 	}
 }
 
-/* Hyper-V's clock reads up to 99 ns less than it is: before, nothing was cut off, and afterwards all of that. The clock did not move. */
+/*
+ * Hyper-V's clock reads up to 99 ns less than it is: before, nothing was cut off, and afterwards all of that. The clock
+ * did not move.
+ */
 static void steps_are_allowed_for(void **state)
 {
 	struct window before[64], after[8];

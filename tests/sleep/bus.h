@@ -23,8 +23,8 @@ void bus_kill(struct bus *bus);
 
 void bus_say(struct bus *bus, const char *words);
 /*
- * Waits for a line that begins with `word`, and forgets it and what was before it: its numbers, if it has some. False: it did not come within
- * `ms`, or another line came first (then `word` is not there to be waited for any more).
+ * Waits for a line that begins with `word`, and forgets it and what was before it: its numbers, if it has some. False:
+ * it did not come within `ms`, or another line came first (then `word` is not there to be waited for any more).
  */
 bool bus_hear(struct bus *bus, const char *word, long long numbers[2], int ms);
 /* Nothing is said for so long (0: nothing was said until now). */

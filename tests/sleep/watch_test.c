@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * watch_test.c - P9: a sleep that is announced. What is done before it is done while the inhibitor is held; and whatever becomes of the sleep,
- * of logind and of the bus, who was told of a beginning is told of an end, once.
+ * watch_test.c - P9: a sleep that is announced. What is done before it is done while the inhibitor is held; and
+ * whatever becomes of the sleep, of logind and of the bus, who was told of a beginning is told of an end, once.
  */
 #include "bus.h"
 #include "sleep_watch.h"
@@ -150,7 +150,10 @@ static void p9_ready_at_once(void **state)
 	end(&heard);
 }
 
-/* Called off before we were ready: the inhibitor that was not given back is the next sleep's, and a late answer does not touch it. */
+/*
+ * Called off before we were ready: the inhibitor that was not given back is the next sleep's, and a late answer does
+ * not touch it.
+ */
 static void p9_called_off(void **state)
 {
 	struct heard heard;

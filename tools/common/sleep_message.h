@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * sleep_message.h - how `pvclock run --logind` tells a VMM of the host's sleep. A process of its own hears it from logind, so that a VMM
- * loads nothing that it did not have.
+ * sleep_message.h - how `pvclock run --logind` tells a VMM of the host's sleep. A process of its own hears it from
+ * logind, so that a VMM loads nothing that it did not have.
  *
- * PVCLOCK_SLEEP=DESCRIPTOR:INODE names a SOCK_SEQPACKET socket that the VMM inherits: the inode, for a program may have closed it and
- * opened something else. Through it each process that makes a VM sends HELLO with one end of a socket pair; the rest is said there.
- * An end that is closed says that nothing more will come: the guest runs, and whoever waits for an answer has it.
+ * PVCLOCK_SLEEP=DESCRIPTOR:INODE names a SOCK_SEQPACKET socket that the VMM inherits: the inode, for a program may have
+ * closed it and opened something else. Through it each process that makes a VM sends HELLO with one end of a socket
+ * pair; the rest is said there. An end that is closed says that nothing more will come: the guest runs, and whoever
+ * waits for an answer has it.
  */
 #ifndef TOOLS_SLEEP_MESSAGE_H
 #define TOOLS_SLEEP_MESSAGE_H

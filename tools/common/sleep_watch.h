@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * sleep_watch.h - the host's sleep, told beforehand: by logind, over the system bus, to whoever holds a *delay* inhibitor. The host sleeps
- * when the last such inhibitor is given back, or when logind has waited long enough (InhibitDelayMaxSec, 5 s as it comes): nothing
- * here keeps it awake. For a poll loop: no thread, and no call waits for the bus.
+ * sleep_watch.h - the host's sleep, told beforehand: by logind, over the system bus, to whoever holds a *delay*
+ * inhibitor. The host sleeps when the last such inhibitor is given back, or when logind has waited long enough
+ * (InhibitDelayMaxSec, 5 s as it comes): nothing here keeps it awake. For a poll loop: no thread, and no call waits for
+ * the bus.
  *
- * Every function takes NULL, a watch that is none. A watch survives logind's restart. Where the bus goes away it says so and is none
- * from then on.
+ * Every function takes NULL, a watch that is none. A watch survives logind's restart. Where the bus goes away it says
+ * so and is none from then on.
  */
 #ifndef TOOLS_SLEEP_WATCH_H
 #define TOOLS_SLEEP_WATCH_H

@@ -124,8 +124,8 @@ static bool enter(struct vcpu *vcpu)
 }
 
 /*
- * KVM_RUN while the host is about to sleep: completes what the last exit left half done, whoever handled it, for the VMM may save the vCPU
- * next; and is then interrupted.
+ * KVM_RUN while the host is about to sleep: completes what the last exit left half done, whoever handled it, for the
+ * VMM may save the vCPU next; and is then interrupted.
  */
 static int stay_outside(struct vcpu *vcpu, void *arg)
 {
@@ -142,8 +142,8 @@ static int stay_outside(struct vcpu *vcpu, void *arg)
 }
 
 /*
- * The host has slept: whoever finds out first sees to the clock, as if the VMM had stopped the VM and let it go on. False: that did not work,
- * or it is about to sleep again.
+ * The host has slept: whoever finds out first sees to the clock, as if the VMM had stopped the VM and let it go on.
+ * False: that did not work, or it is about to sleep again.
  */
 static bool wake_up(struct vm *vm)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * hyperv.c - Hyper-V's clock for guests whose VMM shows them Hyper-V's CPUID leaves: what these offer of it is the engine's, in own mode. The
- * rest of Hyper-V's interface stays KVM's, whose timers (SynIC) count by KVM's own clock: the engine keeps that near the guest's.
+ * hyperv.c - Hyper-V's clock for guests whose VMM shows them Hyper-V's CPUID leaves: what these offer of it is the
+ * engine's, in own mode. The rest of Hyper-V's interface stays KVM's, whose timers (SynIC) count by KVM's own clock:
+ * the engine keeps that near the guest's.
  */
 #include "preload.h"
 

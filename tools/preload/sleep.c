@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * sleep.c - the host's sleep, told beforehand by the process that `pvclock run --logind` left beside this one. A small thread listens; it
- * closes the gate of every VM and stops its clock, says so, and afterwards leaves the rest to the first vCPU that wants to enter.
+ * sleep.c - the host's sleep, told beforehand by the process that `pvclock run --logind` left beside this one. A small
+ * thread listens; it closes the gate of every VM and stops its clock, says so, and afterwards leaves the rest to the
+ * first vCPU that wants to enter.
  *
  * Meanwhile KVM_RUN is interrupted again and again, as by a signal: so the VMM's own stop, and whatever else it wants of a vCPU's
  * thread, is heard as ever. What it says of the clock in that time holds as in any stop.

@@ -34,7 +34,8 @@ struct measured {
 
 /*
  * The clock's shift at the narrowest window after an event; count after >= 1. If `at` is not NULL: the shift at that
- * tick, to which the windows after are extended as well (two at least), for slopes that differ. The clock advances in steps of step_ns.
+ * tick, to which the windows after are extended as well (two at least), for slopes that differ. The clock advances in
+ * steps of step_ns.
  */
 struct measured shift_measure(const struct window *before, size_t before_count, const struct window *after,
 			      size_t after_count, const uint64_t *at, uint64_t step_ns);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * run_sleep.c - what `pvclock run --logind` leaves beside the VMM: hears of the host's sleep from logind, tells each of the VMM's processes
- * that has a VM, and lets the host sleep when all have answered. It ends with them, or when there is nothing more to hear.
+ * run_sleep.c - what `pvclock run --logind` leaves beside the VMM: hears of the host's sleep from logind, tells each of
+ * the VMM's processes that has a VM, and lets the host sleep when all have answered. It ends with them, or when there
+ * is nothing more to hear.
  */
 #define _GNU_SOURCE
 #include "run_sleep.h"

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * clocks.c - every vCPU reads every clock for as long as it may, through the page that a kernel would map into its processes and through
- * the kernel's own reader, and holds them against each other and against what other vCPUs had read. vCPU 0 is also the kernel: it
- * ticks, and looks whether the host told that time passed; argument[7] counts how often it did (0, too, where no host tells).
+ * clocks.c - every vCPU reads every clock for as long as it may, through the page that a kernel would map into its
+ * processes and through the kernel's own reader, and holds them against each other and against what other vCPUs had
+ * read. vCPU 0 is also the kernel: it ticks, and looks whether the host told that time passed; argument[7] counts how
+ * often it did (0, too, where no host tells).
  *
- * Each round, one clock's, is one reading to the judge; ring.again counts all the others. failed: a reading that was refused, or a clock that is
- * not at its distance from MONOTONIC.
+ * Each round, one clock's, is one reading to the judge; ring.again counts all the others. failed: a reading that was
+ * refused, or a clock that is not at its distance from MONOTONIC.
  */
 #include "runtime.h"
 

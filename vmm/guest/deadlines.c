@@ -55,8 +55,9 @@ struct waking {
 };
 
 /*
- * Asleep until the time has come. *waking is of the last interrupt, read before the timer looks: it puts right what came early, and that is
- * told. `raced`: it was armed for a moment by a line that was being replaced, and may have fired by that, which is nobody's fault.
+ * Asleep until the time has come. *waking is of the last interrupt, read before the timer looks: it puts right what
+ * came early, and that is told. `raced`: it was armed for a moment by a line that was being replaced, and may have
+ * fired by that, which is nobody's fault.
  */
 static bool sleep_until_due(struct vmm_shared *shared, struct pvclock_timer *timer, uint16_t index, bool raced, struct waking *waking)
 {

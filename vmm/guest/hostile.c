@@ -117,8 +117,8 @@ static void attack_patterns(struct attacker *attacker)
 }
 
 /*
- * Deadlines without end: past, near, far and beyond the end of the clock; on, off, and with vectors that are none. Interrupts are off here, so
- * none is ever taken.
+ * Deadlines without end: past, near, far and beyond the end of the clock; on, off, and with vectors that are none.
+ * Interrupts are off here, so none is ever taken.
  */
 static void attack_deadlines(struct attacker *attacker)
 {

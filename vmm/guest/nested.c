@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * nested.c - a guest that plays a host: it keeps clock pages for guests of its own, each on a counter of its own, names all but one of them to its
- * host, and logs what would be read of each, and of its own page, with the generation in which it was. The one that is not named follows as an
- * engine without the table would: when it is told.
+ * nested.c - a guest that plays a host: it keeps clock pages for guests of its own, each on a counter of its own, names
+ * all but one of them to its host, and logs what would be read of each, and of its own page, with the generation in
+ * which it was. The one that is not named follows as an engine without the table would: when it is told.
  */
 #include "runtime.h"
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * pvh.c - a machine that another VMM booted, made into what our guests know: struct vmm_shared with the number of vCPUs and with the
- * arguments, which are the numbers of the kernel's command line; the other vCPUs woken; and no interrupts but one's own.
+ * pvh.c - a machine that another VMM booted, made into what our guests know: struct vmm_shared with the number of vCPUs
+ * and with the arguments, which are the numbers of the kernel's command line; the other vCPUs woken; and no interrupts
+ * but one's own.
  */
 #include "runtime.h"
 

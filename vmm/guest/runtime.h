@@ -52,8 +52,8 @@ static inline bool guest_write_msr_faulting(uint32_t msr, uint64_t value)
 void guest_catch_faults(void);
 
 /*
- * This vCPU takes interrupts of GUEST_VECTOR, where it looks for them: they are off but in guest_interrupt_poll (true: one came) and
- * guest_timer_sleep. guest_timer_done ends one.
+ * This vCPU takes interrupts of GUEST_VECTOR, where it looks for them: they are off but in guest_interrupt_poll (true:
+ * one came) and guest_timer_sleep. guest_timer_done ends one.
  */
 #define GUEST_VECTOR 0x30u
 void guest_interrupts_start(void);

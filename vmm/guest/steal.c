@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * steal.c - every vCPU registers its stolen time and reads it for as long as it may. Each reading is logged: .ns is what was stolen, .tsc when,
- * .version the page's, .flags its preempted byte. A reading below the one before counts as backwards. argument[7] says where the pages
- * are, VMM_PAGE_STRIDE bytes each. Exit code 1: the guest's CPUID has no stolen time, or promises what nobody keeps.
+ * steal.c - every vCPU registers its stolen time and reads it for as long as it may. Each reading is logged: .ns is
+ * what was stolen, .tsc when, .version the page's, .flags its preempted byte. A reading below the one before counts as
+ * backwards. argument[7] says where the pages are, VMM_PAGE_STRIDE bytes each. Exit code 1: the guest's CPUID has no
+ * stolen time, or promises what nobody keeps.
  */
 #include "runtime.h"
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * suspend.c - every vCPU reads its clock, and under which sequence number of the suspend page it did; vCPU 0 also takes the interrupt that says
- * the page has changed, and logs BOOTTIME, as its library makes it, when that came and now and then. So the judge sees what each vCPU
- * read last before a gap and first after it, and whether anything was read in between.
+ * suspend.c - every vCPU reads its clock, and under which sequence number of the suspend page it did; vCPU 0 also takes
+ * the interrupt that says the page has changed, and logs BOOTTIME, as its library makes it, when that came and now and
+ * then. So the judge sees what each vCPU read last before a gap and first after it, and whether anything was read in
+ * between.
  *
  * Where the host offers no suspend page, the number is 0 for ever.
  */
