@@ -66,11 +66,21 @@ static int set_kernel_clock(struct pvclock_kvm *kvm)
 	return error ? error : pvclock_kvm_set_clock(kvm, now);
 }
 
+/*
+ * Whether its guest may have such a timer: Hyper-V's clock is offered, and the rest of that is KVM's. Where it has none
+ * its clock is left alone, since kvm-pvm was seen to lose an interrupt that is given right after KVM_SET_CLOCK.
+ */
+static bool has_timers(const struct pvclock_kvm *kvm)
+{
+	return (kvm->filtered & PVCLOCK_FILTER_HYPERV) &&
+	       kvm_ioctl(kvm, kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_HYPERV_SYNIC) > 0;
+}
+
 static int own_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
 {
 	int error = pvclock_vm_start(kvm->vm, kvm->os->ops->read_tsc(kvm->os->ctx), 0, host);
 
-	return error == 0 && (kvm->filtered & PVCLOCK_FILTER_HYPERV) ? set_kernel_clock(kvm) : error;
+	return error == 0 && has_timers(kvm) ? set_kernel_clock(kvm) : error;
 }
 
 /* Ours only if the VMM's own filter does not ask for it. */
@@ -149,7 +159,7 @@ static int own_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correc
 		    (msr & PVCLOCK_MSR_ENABLE))
 			plant_witness(kvm, &kvm->vcpus[i]);
 	error = pvclock_vm_resume(kvm->vm);
-	return error == 0 && (kvm->filtered & PVCLOCK_FILTER_HYPERV) ? set_kernel_clock(kvm) : error;
+	return error == 0 && has_timers(kvm) ? set_kernel_clock(kvm) : error;
 }
 
 const struct kvm_mode pvclock_kvm_mode_own = {
