@@ -134,7 +134,7 @@ static void obey(struct vmm_shared *shared, uint64_t *done, uint32_t *due, uint3
 	 * kvm-pvm loses an interrupt now and then that it was about to give when its thread was kicked, and believes it in
 	 * service: the next ones would wait for ever. On any APIC an end of nothing is nothing.
 	 */
-	if (round % 256 == 0)
+	if (round % 8 == 0)
 		guest_timer_done();
 	/* Counted when it is done: the harness does the next thing then. */
 	if (guest_interrupt_poll()) {
