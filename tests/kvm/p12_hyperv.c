@@ -19,8 +19,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define TOLD_MS 1000
-#define LOST_MAX 10
+#define TOLD_MS 500
+#define LOST_MAX 40
 #define VCPUS 2u
 #define EVENTS 40u
 #define READINGS 50u    /* of each vCPU after an event */
