@@ -67,8 +67,7 @@ static int set_kernel_clock(struct pvclock_kvm *kvm)
 }
 
 /*
- * Whether its guest may have such a timer: Hyper-V's clock is offered, and the rest of that is KVM's. Where it has none
- * its clock is left alone, since kvm-pvm was seen to lose an interrupt that is given right after KVM_SET_CLOCK.
+ * Whether its guest may have such a timer: Hyper-V's clock is offered, and the rest of that is KVM's.
  */
 static bool has_timers(const struct pvclock_kvm *kvm)
 {

@@ -19,8 +19,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define TOLD_MS 500
-#define LOST_MAX 40
 #define VCPUS 2u
 #define EVENTS 40u
 #define READINGS 50u    /* of each vCPU after an event */
@@ -246,9 +244,9 @@ static void keeps(struct live *live, const char *path, const char *file)
 	harness_stop(&run.harness);
 }
 
-static bool wait_argument_ms(struct run *run, unsigned int i, uint64_t at_least, int64_t ms)
+static bool wait_argument(struct run *run, unsigned int i, uint64_t at_least)
 {
-	int64_t limit = harness_now_ms() + ms;
+	int64_t limit = harness_now_ms() + WATCH_READINGS_MS;
 
 	while (atomic_load((_Atomic uint64_t *)&run->harness.shared->argument[i]) < at_least) {
 		if (harness_run(&run->harness, 1))
@@ -263,27 +261,6 @@ static bool wait_argument_ms(struct run *run, unsigned int i, uint64_t at_least,
 	return true;
 }
 
-static bool wait_argument(struct run *run, unsigned int i, uint64_t at_least)
-{
-	return wait_argument_ms(run, i, at_least, WATCH_READINGS_MS);
-}
-
-/*
- * One more freeze, and the guest is told of it. kvm-pvm, the only KVM here on which a freeze is another line, has lost an
- * interrupt now and then (to other guests as well): then it is told of the next one, and of this one with it.
- */
-static bool freeze_and_tell(struct run *run, unsigned int i, uint64_t told, unsigned int *lost)
-{
-	if (!pause_once(run, i))
-		return false;
-	for (unsigned int tries = 0; !wait_argument_ms(run, 1, told, TOLD_MS); tries++) {
-		if (tries == LOST_MAX || !pause_once(run, i))
-			return false;
-		++*lost;
-	}
-	return true;
-}
-
 static void tells(struct live *live, const char *path)
 {
 	static struct run run;
@@ -291,7 +268,6 @@ static void tells(struct live *live, const char *path)
 						 .extra = { "--hyperv", "--policy", "pause=freeze" } };
 	struct pvclock_hyperv_page before, after;
 	bool lives, moves, zero = true;
-	unsigned int lost = 0;
 	uint64_t *argument;
 
 	memset(&run, 0, sizeof(run));
@@ -315,7 +291,7 @@ static void tells(struct live *live, const char *path)
 	lives = lives && goes_on(&run);
 	before = page_of(&run);
 	for (unsigned int i = 1; lives && i <= 2; i++)
-		lives = moves ? freeze_and_tell(&run, 3, i, &lost) : pause_once(&run, 3);
+		lives = pause_once(&run, 3) && (!moves || wait_argument(&run, 1, i));
 	lives = lives && command(&run, "update") && goes_on(&run);
 	after = page_of(&run);
 	live_check(live, lives && after.sequence == (moves ? 0 : before.sequence) && after.scale == before.scale &&
@@ -326,16 +302,15 @@ static void tells(struct live *live, const char *path)
 	/* one that does */
 	argument[0] |= VMM_HYPERV_ACKNOWLEDGE;
 	lives = lives && (!moves || wait_argument(&run, 2, 1)) && goes_on(&run);
-	for (unsigned int i = 0; lives && i < live_count(20, 5); i++)
-		lives = moves ? freeze_and_tell(&run, i, i + 3, &lost) && wait_argument(&run, 2, i + 2) : pause_once(&run, i);
+	for (unsigned int i = 0; lives && i < live_count(20, 5); i++) {
+		lives = pause_once(&run, i) && (!moves || (wait_argument(&run, 1, i + 3) && wait_argument(&run, 2, i + 2)));
+	}
 	lives = lives && goes_on(&run) && goes_on(&run);
 	after = page_of(&run);
 	live_check(live, lives && after.sequence == (moves ? 2 + argument[2] : 1),
 		   "P12 acknowledged: told %llu times, acknowledged %llu times, the page is there (%u): %s",
 		   (unsigned long long)argument[1], (unsigned long long)argument[2], after.sequence,
 		   lives ? "yes" : run.harness.error);
-	if (lost)
-		live_note("%u interrupts were lost", lost);
 	live_check(live, sum_failed(&run) == 0, "P12 acknowledged: there was something to, each time");
 	live_check(live, (argument[1] != 0) == moves, "P12: it is told where the function changed, and not where it did not");
 

@@ -130,12 +130,6 @@ static void obey(struct vmm_shared *shared, uint64_t *done, uint32_t *due, uint3
 		atomic_store((_Atomic uint64_t *)&shared->argument[3], 1);
 	}
 	*done |= wanted;
-	/*
-	 * kvm-pvm loses an interrupt now and then that it was about to give when its thread was kicked, and believes it in
-	 * service: the next ones would wait for ever. On any APIC an end of nothing is nothing.
-	 */
-	if (round % 8 == 0)
-		guest_timer_done();
 	/* Counted when it is done: the harness does the next thing then. */
 	if (guest_interrupt_poll()) {
 		guest_timer_done();

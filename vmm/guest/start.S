@@ -30,6 +30,10 @@ guest_general_protection:
  * uint64_t guest_timer_wait(void), guest_timer_poll(void): 1 if an interrupt came. STI's shadow lets none in before HLT. The
  * interrupt, with frame RIP, CS, RFLAGS, RSP, SS, does not go back where it came from, but on behind HLT, with interrupts
  * off and the stack as it was: no IRETQ, as above.
+ *
+ * Who only looks lets them in by POPFQ, which has no shadow: KVM's emulator looks for an interrupt when IF becomes 1 (x86.c,
+ * x86_emulate_instruction), and after STI that look falls into the shadow. Where everything is emulated (kvm-pvm) nothing looks
+ * again before CLI, and an interrupt has waited for seconds.
  */
 	.globl guest_timer_wait
 guest_timer_wait:
@@ -42,7 +46,9 @@ guest_timer_wait:
 	.globl guest_timer_poll
 guest_timer_poll:
 	xorl	%eax, %eax
-	sti
+	pushfq
+	orl	$0x200, (%rsp)
+	popfq
 	nop
 	nop
 	cli
