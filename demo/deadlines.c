@@ -55,24 +55,39 @@ static void take_one(struct deadlines *deadlines, unsigned int vcpu, const struc
 		add(across ? &deadlines->disturbed : &deadlines->quiet, entry->ns - asked->ns);
 }
 
+static void count_unpaired(struct deadlines *deadlines, unsigned int vcpu, const struct vmm_ring_entry *entry)
+{
+	if (deadlines->unpaired < DEADLINES_EARLY_MAX)
+		deadlines->first_unpaired[deadlines->unpaired] = (struct deadline_unpaired){
+			.vcpu = vcpu, .number = deadlines->vcpu[vcpu].entries, .before = deadlines->vcpu[vcpu].before, .entry = *entry };
+	deadlines->unpaired++;
+}
+
+static void take_entry(struct deadlines *deadlines, unsigned int vcpu, const struct vmm_ring_entry *entry)
+{
+	bool asks = entry->result == VMM_DEADLINE_ASKED;
+
+	if (entry->result == VMM_DEADLINE_EARLY && deadlines->vcpu[vcpu].armed) {
+		count_early(deadlines, vcpu, entry);
+		return;
+	}
+	if (deadlines->vcpu[vcpu].armed == asks) {
+		count_unpaired(deadlines, vcpu, entry);
+		return;
+	}
+	deadlines->vcpu[vcpu].armed = asks;
+	if (asks)
+		deadlines->vcpu[vcpu].asked = *entry;
+	else
+		take_one(deadlines, vcpu, entry);
+}
+
 void deadlines_take(struct deadlines *deadlines, unsigned int vcpu, const struct vmm_ring_entry *entries, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
-		bool asks = entries[i].result == VMM_DEADLINE_ASKED;
-
-		if (entries[i].result == VMM_DEADLINE_EARLY && deadlines->vcpu[vcpu].armed) {
-			count_early(deadlines, vcpu, &entries[i]);
-			continue;
-		}
-		if (deadlines->vcpu[vcpu].armed == asks) {
-			deadlines->unpaired++;
-			continue;
-		}
-		deadlines->vcpu[vcpu].armed = asks;
-		if (asks)
-			deadlines->vcpu[vcpu].asked = entries[i];
-		else
-			take_one(deadlines, vcpu, &entries[i]);
+		take_entry(deadlines, vcpu, &entries[i]);
+		deadlines->vcpu[vcpu].before = entries[i];
+		deadlines->vcpu[vcpu].entries++;
 	}
 }
 

@@ -25,16 +25,25 @@ struct deadline_early {
 	int64_t ticks;  /* the tick of the reading, from the one that was armed; 0: the host keeps the time */
 };
 
+/* An entry that does not follow the one before it: both, where they were in what has been taken. Zeros: memory that was lost. */
+struct deadline_unpaired {
+	unsigned int vcpu;
+	uint64_t number;
+	struct vmm_ring_entry before, entry;
+};
+
 struct deadlines {
 	struct {
 		struct vmm_ring_entry asked;
 		bool armed;
-		uint64_t taken;
+		uint64_t taken, entries;
+		struct vmm_ring_entry before;
 	} vcpu[VMM_VCPUS_MAX];
 	uint64_t taken, early, unpaired;
 	uint64_t across, early_across; /* the line changed in between */
 	struct lateness quiet, disturbed;
 	struct deadline_early first[DEADLINES_EARLY_MAX]; /* the first ones that were early */
+	struct deadline_unpaired first_unpaired[DEADLINES_EARLY_MAX];
 };
 
 /* Entries of one vCPU, in their order, from the ring's beginning on. */

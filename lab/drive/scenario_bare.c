@@ -52,6 +52,25 @@ static json_t *early_ones(const struct deadlines *deadlines)
 	return list;
 }
 
+static json_t *entry_of(const struct vmm_ring_entry *entry)
+{
+	return json_pack("{s:I, s:I, s:I, s:i, s:i}", "tsc", (json_int_t)entry->tsc, "ns", (json_int_t)entry->ns, "version",
+			 (json_int_t)entry->version, "result", entry->result, "vcpu", entry->vcpu);
+}
+
+static json_t *unpaired_ones(const struct deadlines *deadlines)
+{
+	json_t *list = json_array();
+
+	for (unsigned int i = 0; i < deadlines->unpaired && i < DEADLINES_EARLY_MAX; i++) {
+		const struct deadline_unpaired *one = &deadlines->first_unpaired[i];
+
+		json_array_append_new(list, json_pack("{s:i, s:I, s:o, s:o}", "vcpu", (int)one->vcpu, "number", (json_int_t)one->number,
+						      "before", entry_of(&one->before), "entry", entry_of(&one->entry)));
+	}
+	return list;
+}
+
 void deadlines_note(struct run *run, struct deadlines *deadlines)
 {
 	run_note(run, "deadlines", json_integer((json_int_t)deadlines->taken));
@@ -59,6 +78,7 @@ void deadlines_note(struct run *run, struct deadlines *deadlines)
 	run_note(run, "deadlines_early", json_integer((json_int_t)deadlines->early));
 	run_note(run, "deadlines_early_across", json_integer((json_int_t)deadlines->early_across));
 	run_note(run, "early", early_ones(deadlines));
+	run_note(run, "unpaired", unpaired_ones(deadlines));
 	run_note(run, "late_us", lateness_us(&deadlines->quiet));
 	run_note(run, "late_us_across", lateness_us(&deadlines->disturbed));
 }
