@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # image.sh BUILD - packs BUILD/lab/host.cpio.gz and guest.cpio.gz, the initramfs of the lab's host and of its guests,
-# from what fetch.sh unpacked, our init scripts, and pvclock-probe where it is built. Does nothing where nothing changed.
+# from what fetch.sh unpacked, our init scripts, and pvclock-probe where it is built; and nested.cpio.gz, of a guest that is a host and
+# has no shares: QEMU, the preload, and a guest's image are in it. Does nothing where nothing changed.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 lab=$(cd "$1" && pwd)/lab
@@ -13,7 +14,7 @@ busybox=$lab/root/bin/busybox
 virtio="virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci"
 net="failover net_failover virtio_net"
 share="netfs fscache 9pnet 9pnet_virtio 9p"
-kvm="irqbypass kvm ccp kvm-amd"
+kvm="irqbypass kvm ccp kvm-amd msr"
 
 fresh() { # IMAGE INPUTS...: none is newer
 	image=$1
@@ -47,11 +48,60 @@ pack() { # IMAGE INIT FILES...
 		esac
 	done
 	chmod 755 "$temp/init"
+	squeeze
+}
+
+squeeze() { # what is in $temp becomes $image
 	(cd "$temp" && find . | "$busybox" cpio -o -H newc 2>/dev/null) | gzip -1 >"$temp.gz"
 	mv "$temp.gz" "$image"
 	rm -rf "$temp"
 }
 
+# What of the root file system QEMU and our programs need, as the share `p` has it, behind the guest's own image: the kernel unpacks both.
+pack_nested() {
+	image=$lab/nested.cpio.gz
+	programs="tools/pvclock/pvclock tools/preload/libpvclock-preload.so"
+	release=$(cd "$lab/../release" && pwd)
+	fresh "$image" "$0" "$lab/fetched" "$lab/guest.cpio.gz" "$here/nested-host.sh" $(printf "$release/%s\n" $programs) && return
+	temp=$(mktemp -d "$lab/image.XXXXXX")
+	trap 'rm -rf "$temp"' EXIT
+	root=$temp/mnt/p/lab/root
+	libraries=usr/lib/x86_64-linux-gnu
+	mkdir -p "$root/usr/bin" "$root/$libraries" "$root/usr/lib64" "$root/etc" "$temp/mnt/out" "$temp/mnt/p/lab/kernel/boot"
+	for directory in dev proc sys tmp run out p lab root var/tmp usr/local usr/sbin usr/share; do
+		mkdir -p "$root/$directory"
+	done
+	for name in bin sbin lib lib64; do
+		ln -s "usr/$name" "$root/$name"
+	done
+	cp "$lab/root/usr/bin/busybox" "$lab/root/usr/bin/qemu-system-x86_64" "$root/usr/bin"
+	for applet in sh tail echo; do
+		ln -s busybox "$root/usr/bin/$applet"
+	done
+	for name in qemu/kvmvapic.bin qemu/linuxboot_dma.bin seabios/bios-256k.bin; do
+		mkdir -p "$root/usr/share/${name%/*}"
+		cp "$lab/root/usr/share/$name" "$root/usr/share/$name"
+	done
+	for program in $programs; do
+		mkdir -p "$temp/mnt/p/release/${program%/*}"
+		cp "$release/$program" "$temp/mnt/p/release/$program"
+	done
+	loader=$lab/root/$libraries/ld-linux-x86-64.so.2
+	cp -L "$loader" "$root/$libraries" && ln -s "../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" "$root/usr/lib64"
+	for program in "$lab/root/usr/bin/qemu-system-x86_64" $(printf "$release/%s\n" $programs); do
+		"$loader" --library-path "$lab/root/$libraries" --list "$program"
+	done | sed -n "s|.*=> $lab/root/$libraries/\([^ ]*\) .*|\1|p" | sort -u | while read -r name; do
+		cp -L "$lab/root/$libraries/$name" "$root/$libraries"
+	done
+	cp "$lab"/kernel/boot/vmlinuz-* "$temp/mnt/p/lab/kernel/boot"
+	cp "$lab/guest.cpio.gz" "$temp/mnt/p/lab"
+	cp "$here/nested-host.sh" "$root/nested-host.sh"
+	squeeze
+	cat "$lab/guest.cpio.gz" "$image" >"$image.new"
+	mv "$image.new" "$image"
+}
+
 [ -f "$probe" ] || probe=
 pack "$lab/host.cpio.gz" "$here/host-init"
 pack "$lab/guest.cpio.gz" "$here/guest-init" "$here/host-init" $probe
+[ -z "$probe" ] || pack_nested

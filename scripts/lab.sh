@@ -14,8 +14,8 @@ export BUILD="$build"
 driver=lab/drive/pvclock-lab # below build/release, /p/release in there
 scripts/build.sh "$build/release" -Dtests=false
 lab/fetch.sh "$build"
-lab/image.sh "$build"
 lab/libraries.sh "$build" "$build/release/$driver" "$build/release/tools/pvclock/pvclock" "$build/release/tools/preload/libpvclock-preload.so"
+lab/image.sh "$build"
 rm -rf out/lab/rows out/lab.json
 mkdir -p out/lab/rows
 
@@ -33,7 +33,8 @@ ask() {
 	short) asked=$short ;;
 	*) asked=$(echo "$1" | tr , '\n') ;;
 	esac
-	long= nested=$(pick 'nested.*|snapshot-.*|migrate-clock-.*') linked=$(pick ".*-new-rate") chrony=$(pick two-hosts-chrony)
+	linked=$(pick ".*-new-rate")
+	long= nested=$(pick 'nested.*|snapshot-.*|migrate-clock-.*' | tr , '\n' | grep -v 'new-rate$' | paste -s -d , || :) chrony=$(pick two-hosts-chrony)
 	asleep=$(pick 'host-suspend|suspend-told|watchdog-quiet')
 	[ "$1" != all ] || long=linux-faults,linux-soak
 	plain=$(echo "$asked" | grep -Exv "nested.*|snapshot-.*|migrate-clock-.*|.*-new-rate|two-hosts-chrony|host-suspend|suspend-told|watchdog-quiet|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)

@@ -27,6 +27,7 @@ struct lab {
 	char pvclock[LAB_PATH];    /* the command that starts QEMU with the preload */
 	char driver[LAB_PATH];     /* this program */
 	char kernel[LAB_PATH], initrd[LAB_PATH];
+	char nested[LAB_PATH];     /* the image of a guest that is a host and has no shares */
 	char work[LAB_PATH];       /* sockets, disks, streams; removed at the end */
 	char logs[LAB_PATH];       /* consoles, QEMU's stderr, the preload's log; kept */
 	const char *where;         /* "kvm", "lab", "nested": said in the rows */

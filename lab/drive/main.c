@@ -37,6 +37,7 @@ static int find_things(struct driver *driver)
 	if (driver->pvclock)
 		snprintf(lab->pvclock, sizeof(lab->pvclock), "%s", driver->pvclock);
 	snprintf(lab->initrd, sizeof(lab->initrd), "%.400s/guest.cpio.gz", driver->home);
+	snprintf(lab->nested, sizeof(lab->nested), "%.400s/nested.cpio.gz", driver->home);
 	if (driver->initrd)
 		snprintf(lab->initrd, sizeof(lab->initrd), "%s", driver->initrd);
 	snprintf(pattern, sizeof(pattern), "%.400s/kernel/boot/vmlinuz-*", driver->home);

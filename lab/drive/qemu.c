@@ -82,7 +82,7 @@ static void add_kernel(struct words *words, const struct lab *lab, const struct 
 	add(words, "console=ttyS0 panic=-1 quiet %s%s", options->is_host ? "" : "pvclock.probe=ttyS1 ",
 	    options->append ? options->append : "");
 	add(words, "-initrd");
-	add(words, "%s", lab->initrd);
+	add(words, "%s", options->initrd ? options->initrd : lab->initrd);
 }
 
 static void add_machine(struct words *words, const struct lab *lab, const struct qemu_options *options)
@@ -115,7 +115,8 @@ static void add_machine(struct words *words, const struct lab *lab, const struct
 	if (options->is_host) {
 		add(words, "-no-reboot"); /* it ends as the lab's hosts end: with a reset, which is quicker than an
 					     orderly power-off */
-		add_shares(words);
+		if (!options->initrd)
+			add_shares(words);
 	}
 }
 
@@ -210,6 +211,10 @@ int qemu_start(struct qemu *vm, struct lab *lab, const char *scenario, const str
 		}
 		add(&words, "--records");
 		add(&words, "%s", lab->logs);
+		if (options->offer) {
+			add(&words, "--offer");
+			add(&words, "%s", options->offer);
+		}
 		add(&words, "--log");
 		add(&words, "%s", vm->preload);
 		add(&words, "--");

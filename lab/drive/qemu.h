@@ -26,9 +26,11 @@ struct qemu_options {
 	const char *incoming;     /* where the state comes from, or NULL */
 	const char *append;       /* for the guest kernel's command line, or NULL */
 	const char *kernel;       /* a guest of ours instead of Linux (bare.h), or NULL */
+	const char *initrd;       /* NULL: the lab's guests' */
 	const char *policy;       /* of the preload; NULL: its own */
+	const char *offer;        /* by the preload; NULL: nothing */
 	bool on_peer;
-	bool is_host;             /* the guest is a host itself: it gets the shares, and no probe answers */
+	bool is_host;             /* the guest is a host itself: it gets the shares, if its image is the guests'; its own guest's probe answers, or none */
 };
 
 struct qemu {

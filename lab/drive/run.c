@@ -124,7 +124,7 @@ static uint64_t switched_at(struct qemu *vm)
 
 int run_end(struct run *run, struct qemu *vm)
 {
-	uint64_t tick = switched_at(vm);
+	uint64_t tick = run->nested ? 0 : switched_at(vm);
 	int64_t jumped = run->verdict.jump_sum;
 	unsigned int by_page = run->verdict.by_page;
 	char command[48];

@@ -24,6 +24,7 @@ struct run {
 	unsigned int events;        /* asked for, or 0 */
 	unsigned int number;        /* of the event under way */
 	bool tscs_differ;           /* the guest has made its vCPUs' TSCs differ: its clock may not be called stable */
+	bool nested;                /* the guest is a guest's guest: what QEMU says here of ticks is not about its counter */
 	bool unjudged;              /* nothing is promised of what comes: jumps are shown, not judged */
 	unsigned int foretold;      /* arrivals that preflight's word was held against */
 	struct verdict verdict;

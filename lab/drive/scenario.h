@@ -58,6 +58,8 @@ int play_deadlines_new_rate(struct run *run);
 int play_vcpu_offsets(struct run *run);
 /* The row's columns about them. */
 void deadlines_note(struct run *run, struct deadlines *deadlines);
+/* Of a run that is judged: 0, or -1 with a sentence. Sorts them. */
+int deadlines_judge(struct run *run, struct deadlines *deadlines);
 /* scenario_vmm.c */
 int play_deadline_ns(struct run *run);
 void scenario_vmm_path(const struct run *run, const char *below, char path[LAB_PATH]); /* what was built beside this program, of vmm/ */
@@ -76,6 +78,10 @@ int play_hyperv_new_rate(struct run *run);
 /* scenario_nested.c */
 int play_nested(struct run *run);
 int play_nested_hyperv(struct run *run);
+int play_nested_live_update(struct run *run);
+int play_nested_new_rate(struct run *run);
+int play_nested_told(struct run *run);
+int play_nested_untold(struct run *run);
 /* scenario_sleep.c */
 int play_host_suspend(struct run *run);
 int play_watchdog_quiet(struct run *run);

@@ -89,22 +89,30 @@ void deadlines_note(struct run *run, struct deadlines *deadlines)
  * then the TSC (start_sw_tscdeadline), and a host that is kept waiting in between, as an emulated one may be, has its
  * timer early by that much.
  */
-static int judge(struct run *run)
+int deadlines_judge(struct run *run, struct deadlines *deadlines)
 {
-	struct deadlines *deadlines = &run->bare->deadlines;
+	const struct deadline_unpaired *first = &deadlines->first_unpaired[0];
 
-	deadlines_note(run, deadlines);
 	if (!strcmp(run->who, "stock") || run->unjudged)
 		return 0;
-	if (deadlines->early_across || deadlines->unpaired)
-		return lab_fail(run->lab, "Of %llu deadlines across an event %llu fired early, and of %llu in all %llu were not taken once.",
-				(unsigned long long)deadlines->across, (unsigned long long)deadlines->early_across,
-				(unsigned long long)deadlines->taken, (unsigned long long)deadlines->unpaired);
+	if (deadlines->unpaired)
+		return lab_fail(run->lab, "Of %llu deadlines %llu were not taken once; the first: vCPU %u's entry %llu is %#x, after %#x.",
+				(unsigned long long)deadlines->taken, (unsigned long long)deadlines->unpaired, first->vcpu,
+				(unsigned long long)first->number, first->entry.result, first->before.result);
+	if (deadlines->early_across)
+		return lab_fail(run->lab, "Of %llu deadlines across an event %llu fired early.", (unsigned long long)deadlines->across,
+				(unsigned long long)deadlines->early_across);
 	if (lateness_quantile(&deadlines->disturbed, 50) / 1000 > LATE_MEDIAN_MAX_US)
 		return lab_fail(run->lab, "Half of the deadlines across an event were late by more than %d ms.", LATE_MEDIAN_MAX_US / 1000);
 	if (!deadlines->across)
 		return lab_fail(run->lab, "No deadline was pending across an event, so nothing was shown.");
 	return 0;
+}
+
+static int judge(struct run *run)
+{
+	deadlines_note(run, &run->bare->deadlines);
+	return deadlines_judge(run, &run->bare->deadlines);
 }
 
 int play_deadlines(struct run *run)

@@ -2,6 +2,9 @@
 /*
  * scenario_nested.c - a guest that is a host itself. Its QEMU is stock; inside it, this same program runs linux-pause
  * for a guest of its own, under whatever clock is asked for, and its row is brought back. So nesting is recursion.
+ *
+ * One that is moved while its own guest runs has that guest's probe on its own serial line (lab/nested-host.sh): so the
+ * verbs of any scenario are about the guest's guest, and what they do is done to the machine around it.
  */
 #include "scenario.h"
 
@@ -16,6 +19,7 @@
 #define INNER_SLOW 3        /* how much slower everything is, one level down */
 #define MIDDLE_MS 180000 /* it takes 60 to 100 s */
 #define MIDDLE_MB 1024u
+#define MOVED_MB 640u /* of which its image is 90, and its guest 128 */
 
 /* The program inside writes into the folder that both see. */
 static int bring(struct run *run, const char *path)
@@ -73,4 +77,41 @@ int play_nested(struct run *run)
 int play_nested_hyperv(struct run *run)
 {
 	return play(run, SCENARIO_HYPERV_CPU);
+}
+
+/* --- moved while its guest runs --------------------------------------------------------------------- */
+
+/* PARENT: what the engine in the middle takes of this host's offer (PVCLOCK_PARENT). */
+static int move(struct run *run, const char *parent, int (*moving)(struct run *, struct qemu_options *, unsigned int))
+{
+	char command[96];
+	struct qemu_options middle = { .name = "middle", .who = run->who, .cpus = 1, .memory_mb = MOVED_MB, .cpu = "host", .append = command,
+				       .is_host = true, .initrd = run->lab->nested, .offer = "nested" };
+
+	/* on the kernel's command line, blanks are written as commas */
+	snprintf(command, sizeof(command), "pvclock.host=sh,/nested-host.sh,%s,%s", run->who, parent);
+	run->nested = true;
+	return moving(run, &middle, run_events(run, 2));
+}
+
+int play_nested_live_update(struct run *run)
+{
+	return move(run, "tree", migrate_same_rate);
+}
+
+int play_nested_new_rate(struct run *run)
+{
+	return move(run, "tree", migrate_new_rate);
+}
+
+int play_nested_told(struct run *run)
+{
+	run->unjudged = true; /* there is a window, and it is measured */
+	return move(run, "told", migrate_new_rate);
+}
+
+int play_nested_untold(struct run *run)
+{
+	run->unjudged = true;
+	return move(run, "off", migrate_new_rate);
 }

@@ -40,6 +40,7 @@ static const struct {
 	{ "arrive-stock", state_of_a_stock_host_arrives },
 	{ "arrive-process", state_arrives_in_another_process },
 	{ "records", records_tell_the_blackout },
+	{ "offer", an_offer_is_taken },
 	{ "hotplug", a_vcpu_is_plugged_in },
 	{ "attribute", a_counter_is_set_by_attribute },
 	{ "reset", a_reset_registers_anew },

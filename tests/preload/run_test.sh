@@ -7,7 +7,7 @@ pvclock=$(realpath "$1") static=$2 library=$3
 dir=$(mktemp -d) || exit 99
 trap 'rm -rf "$dir"' EXIT
 . "$(dirname "$0")/../fail.sh"
-unset LD_PRELOAD PVCLOCK_MODE PVCLOCK_LOG PVCLOCK_PRELOAD PVCLOCK_POLICY PVCLOCK_RECORDS
+unset LD_PRELOAD PVCLOCK_MODE PVCLOCK_LOG PVCLOCK_PRELOAD PVCLOCK_POLICY PVCLOCK_RECORDS PVCLOCK_OFFER
 
 # run CODE ARGUMENT...: output in $dir/out and $dir/err
 run()
@@ -58,6 +58,11 @@ refused 1 /dev/null --records /dev/null -- true
 (cd "$dir" && "$pvclock" run --policy snapshot=advance,advance_max_ns=none --records . -- env) >"$dir/out" 2>/dev/null
 grep -qx PVCLOCK_POLICY=snapshot=advance,advance_max_ns=none "$dir/out" || fail "--policy is not handed on"
 grep -qx "PVCLOCK_RECORDS=$dir/." "$dir/out" || fail "--records is not handed on by its whole path: $(grep RECORDS "$dir/out")"
+
+for offer in '' nest suspend, nested,deadline ,nested; do
+	refused 2 "--offer $offer:" --offer "$offer" -- true
+done
+"$pvclock" run --offer suspend,nested -- env | grep -qx PVCLOCK_OFFER=suspend,nested || fail "--offer is not handed on"
 
 # --- programs that cannot take it ---------------------------------------------------------------------
 echo 'echo started' >"$dir/plain"

@@ -162,6 +162,7 @@ int vm_arrive(struct vm *vm)
 		vcpu->has_tsc = false;
 		vcpu->settled = false;
 	}
+	vm_take_registrations(vm, NULL);
 	recorded = arrival.line.mul != 0 && vm_take_record(vm, first->tsc, &arrival.line, &plan, &now);
 	if (recorded) { /* it says more than what the VMM thinks the clock read */
 		arrival.at = now.at;

@@ -9,6 +9,7 @@
 #include <pvclock/hyperv.h>
 
 #include <errno.h>
+#include <stdlib.h>
 
 #define LEAF_INTERFACE (PVCLOCK_HYPERV_CPUID + 1)
 #define LEAF_FEATURES (PVCLOCK_HYPERV_CPUID + 3)
@@ -30,16 +31,20 @@ static uint32_t features_of(const struct kvm_cpuid2 *cpuid)
 
 int vcpu_set_cpuid(struct vcpu *vcpu, const struct kvm_cpuid2 *cpuid)
 {
-	int result = kernel_ioctl(vcpu->object.fd, KVM_SET_CPUID2, (void *)cpuid);
 	struct vm *vm = vcpu->vm;
 	struct pvclock_reason reason;
+	struct kvm_cpuid2 *with;
 	uint32_t features;
+	int result;
 
-	if (result < 0 || vcpu->clock == NULL)
-		return result;
+	if (vcpu->clock == NULL)
+		return kernel_ioctl(vcpu->object.fd, KVM_SET_CPUID2, (void *)cpuid);
 	pthread_mutex_lock(&vm->lock);
+	with = vm_with_interface(vm, cpuid);
+	result = kernel_ioctl(vcpu->object.fd, KVM_SET_CPUID2, with != NULL ? with : (void *)cpuid);
+	free(with);
 	features = features_of(cpuid);
-	if (vm_is(vm, PVCLOCK_MODE_OWN) && features & ~pvclock_vm_offered_hyperv(vm->clock) &&
+	if (result >= 0 && vm_is(vm, PVCLOCK_MODE_OWN) && features & ~pvclock_vm_offered_hyperv(vm->clock) &&
 	    pvclock_kvm_offer_hyperv(vm->kvm, features, KVM_APIC_HZ, &reason) != 0)
 		say("Hyper-V's clock stays KVM's own: %s", reason.text);
 	pthread_mutex_unlock(&vm->lock);

@@ -31,6 +31,13 @@ static bool is_registration(const struct vcpu *vcpu, uint32_t msr)
 	return vm_is(vcpu->vm, PVCLOCK_MODE_OWN) && pvclock_vcpu_read_msr(vcpu->clock, msr, &unused) == 0;
 }
 
+/* The machine's: its clock is registered nowhere, and nor is what the VMM knows nothing of. */
+static bool is_reset(const struct vcpu *vcpu, const struct kvm_msr_entry *entry)
+{
+	return (entry->index == PVCLOCK_MSR_SYSTEM_TIME || entry->index == PVCLOCK_MSR_SYSTEM_TIME_OLD) && entry->data == 0 &&
+	       vcpu == vcpu->vm->vcpus[0];
+}
+
 /* --- the list without ours ------------------------------------------------------------------------- */
 
 struct rest {
@@ -152,6 +159,19 @@ static void counter_written(struct vcpu *vcpu, uint64_t tsc)
 	}
 }
 
+static void entry_written(struct vcpu *vcpu, const struct kvm_msr_entry *entry)
+{
+	if (is_registration(vcpu, entry->index)) {
+		pvclock_vcpu_restore_msr(vcpu->clock, entry->index, entry->data);
+		if (is_reset(vcpu, entry))
+			vm_take_registrations(vcpu->vm, NULL);
+	} else if (entry->index == MSR_IA32_TSC) {
+		counter_written(vcpu, joins(vcpu, entry->data) ? 0 : entry->data);
+	} else if (entry->index == MSR_IA32_TSC_DEADLINE && vcpu->has_tsc) {
+		vcpu->deadline = entry->data;
+	}
+}
+
 int vcpu_set_msrs(struct vcpu *vcpu, const struct kvm_msrs *msrs)
 {
 	struct rest rest = { 0 };
@@ -177,16 +197,8 @@ int vcpu_set_msrs(struct vcpu *vcpu, const struct kvm_msrs *msrs)
 	pthread_mutex_unlock(&vcpu->vm->lock);
 	count = rest_ask(&rest, vcpu, KVM_SET_MSRS);
 	pthread_mutex_lock(&vcpu->vm->lock);
-	for (int i = 0; i < count; i++) {
-		const struct kvm_msr_entry *entry = &msrs->entries[i];
-
-		if (is_registration(vcpu, entry->index))
-			pvclock_vcpu_restore_msr(vcpu->clock, entry->index, entry->data);
-		else if (entry->index == MSR_IA32_TSC)
-			counter_written(vcpu, joins(vcpu, entry->data) ? 0 : entry->data);
-		else if (entry->index == MSR_IA32_TSC_DEADLINE && vcpu->has_tsc)
-			vcpu->deadline = entry->data;
-	}
+	for (int i = 0; i < count; i++)
+		entry_written(vcpu, &msrs->entries[i]);
 	pthread_mutex_unlock(&vcpu->vm->lock);
 	rest_free(&rest);
 	return count;

@@ -8,6 +8,7 @@
  *   memory.c   slots and dirty logs                           arrival.c a VM that comes from a snapshot or another host
  *   msrs.c     KVM_GET_MSRS, KVM_SET_MSRS                     clock.c   KVM_GET_CLOCK, KVM_SET_CLOCK, KVM_KVMCLOCK_CTRL
  *   records.c  what no VMM carries: policy, and how long it took    log.c     what is said, and to whom
+ *   hyperv.c   Hyper-V's clock, and CPUID                     interface.c pvclock's own, offered to a guest
  *   sleep.c    the host's sleep, told beforehand
  *
  * Handlers return as the kernel does: a result, or -errno. On the library's public API alone.
@@ -173,6 +174,14 @@ uint64_t vcpu_tsc_at(const struct vcpu *vcpu, struct pvclock_host_tsc at);
 int vcpu_set_cpuid(struct vcpu *vcpu, const struct kvm_cpuid2 *cpuid);
 /* What the guest's own TSC page says. False: it has none, or it is no clock. */
 bool vcpu_read_hyperv(const struct vcpu *vcpu, struct pvclock_hyperv_snapshot *page);
+
+/* --- interface.c ---------------------------------------------------------------------------- */
+
+void vm_offer(struct vm *vm);                 /* before it is attached */
+/* With the lock held. The VMM's table with our leaves added, allocated; NULL: it stays as it is. */
+struct kvm_cpuid2 *vm_with_interface(const struct vm *vm, const struct kvm_cpuid2 *cpuid);
+/* What the guest registered, by its record; NULL: nothing. */
+void vm_take_registrations(struct vm *vm, const struct pvclock_record *record);
 
 /* --- clock.c ------------------------------------------------------------------------------- */
 

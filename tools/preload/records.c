@@ -159,6 +159,7 @@ static bool same_clock(const struct pvclock_plan *plan, const struct pvclock_lin
 static void take(struct vm *vm, const struct pvclock_record *record)
 {
 	pvclock_vm_count(vm->clock, &record->account);
+	vm_take_registrations(vm, record);
 	if (vm->has_policy)
 		return;
 	vm->policy = record->policy;

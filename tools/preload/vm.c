@@ -186,6 +186,7 @@ int vm_created(int kvm_fd, int vm_fd)
 		close(vm_fd);
 		return -ENOMEM;
 	}
+	vm_offer(vm);
 	choose_mode(vm, kvm_fd);
 	vm_set_policy(vm);
 	sleep_know(vm);

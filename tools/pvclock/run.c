@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "command.h"
 
+#include "offer_words.h"
 #include "policy_words.h"
 #include "run_sleep.h"
 #include "sleep_watch.h"
@@ -32,6 +33,7 @@ static void print_help(void)
 	     "                @FILE: what this file says, read again at each stop\n"
 	     "  --records DIR where each VM that stops leaves its clock's record, and where a VM that arrives finds its own:\n"
 	     "                without it nothing of a migration or a snapshot can be counted\n"
+	     "  --offer WORDS what the guest finds beside KVM's own clock, with commas: nested, for one that is a host itself; suspend\n"
 	     "  --log FILE    a line of JSON for each event of each VM is added to FILE\n"
 	     "  --logind      stops the virtual machines' clocks before this host sleeps, which logind announces, and lets them go on\n"
 	     "                afterwards; the policy's word is suspend=\n"
@@ -137,15 +139,17 @@ int run_command(int argc, char **argv)
 		{ "log", required_argument, NULL, 'l' },
 		{ "policy", required_argument, NULL, 'p' },
 		{ "records", required_argument, NULL, 'r' },
+		{ "offer", required_argument, NULL, 'o' },
 		{ "logind", no_argument, NULL, 's' },
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
-	const char *mode = "auto", *log = NULL, *policy = NULL, *records = NULL, *why, *before = getenv("LD_PRELOAD");
+	const char *mode = "auto", *log = NULL, *policy = NULL, *records = NULL, *offer = NULL, *why, *before = getenv("LD_PRELOAD");
 	struct pvclock_policy unused = pvclock_policy_default();
 	struct pvclock_reason reason;
 	char preload[PATH_MAX], list[2 * PATH_MAX];
 	bool logind = false;
+	uint32_t features;
 	int option, error;
 
 	optind = 1;
@@ -162,6 +166,9 @@ int run_command(int argc, char **argv)
 			break;
 		case 'r':
 			records = optarg;
+			break;
+		case 'o':
+			offer = optarg;
 			break;
 		case 's':
 			logind = true;
@@ -185,6 +192,10 @@ int run_command(int argc, char **argv)
 		fprintf(stderr, "pvclock run: --records %s: there is no such folder; make it first.\n", records);
 		return EXIT_LACKING;
 	}
+	if (offer != NULL && !offer_from_words(offer, &features)) {
+		fprintf(stderr, "pvclock run: --offer %s: there is nothing such to be offered; there are suspend and nested.\n", offer);
+		return EXIT_USAGE;
+	}
 	if (logind && sleep_watch_lacks() != NULL) {
 		fprintf(stderr, "pvclock run: --logind: %s.\n", sleep_watch_lacks());
 		return EXIT_LACKING;
@@ -206,6 +217,8 @@ int run_command(int argc, char **argv)
 	snprintf(list, sizeof(list), "%s%s%s", preload, before && *before ? ":" : "", before ? before : "");
 	setenv("LD_PRELOAD", list, 1);
 	setenv("PVCLOCK_MODE", mode, 1);
+	if (offer != NULL)
+		setenv("PVCLOCK_OFFER", offer, 1);
 	if (policy != NULL && *policy != '@')
 		setenv("PVCLOCK_POLICY", policy, 1);
 	if (policy != NULL && *policy == '@' && !pass_path("PVCLOCK_POLICY", "@", policy + 1)) {

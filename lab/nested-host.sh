@@ -1,0 +1,16 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# nested-host.sh CLOCK [PARENT] - runs in a guest that is a host, and can be moved while it is: it has no shares, all is in its image. Its own
+# guest's probe answers on this machine's second serial line. What its QEMU and its preload say is on the first one.
+#
+# CLOCK: stock, steer or own. PARENT: PVCLOCK_PARENT for the preload.
+set -u
+clock=$1
+[ $# -lt 2 ] || export PVCLOCK_PARENT="$2"
+run=
+[ "$clock" = stock ] || run="/p/release/tools/pvclock/pvclock run --mode $clock --log /dev/ttyS0 --"
+$run qemu-system-x86_64 -nodefaults -no-user-config -M q35,hpet=off -accel kvm -cpu host -m 128 -display none \
+	-kernel /lab/kernel/boot/vmlinuz-* -initrd /lab/guest.cpio.gz -append "console=ttyS0 panic=-1 quiet pvclock.probe=ttyS1" \
+	-serial file:/tmp/console -serial /dev/ttyS1 >/dev/ttyS0 2>&1
+echo "lab: this guest's QEMU ended: $?; its guest's last words:"
+tail -n 5 /tmp/console
