@@ -34,10 +34,10 @@ ask() {
 	*) asked=$(echo "$1" | tr , '\n') ;;
 	esac
 	linked=$(pick ".*-new-rate")
-	long= nested=$(pick 'nested.*|snapshot-.*|migrate-clock-.*' | tr , '\n' | grep -v 'new-rate$' | paste -s -d , || :) chrony=$(pick two-hosts-chrony)
+	long= nested=$(pick 'nested.*|hyperv-l1|snapshot-.*|migrate-clock-.*' | tr , '\n' | grep -v 'new-rate$' | paste -s -d , || :) chrony=$(pick two-hosts-chrony)
 	asleep=$(pick 'host-suspend|suspend-told|watchdog-quiet')
 	[ "$1" != all ] || long=linux-faults,linux-soak
-	plain=$(echo "$asked" | grep -Exv "nested.*|snapshot-.*|migrate-clock-.*|.*-new-rate|two-hosts-chrony|host-suspend|suspend-told|watchdog-quiet|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)
+	plain=$(echo "$asked" | grep -Exv "nested.*|hyperv-l1|snapshot-.*|migrate-clock-.*|.*-new-rate|two-hosts-chrony|host-suspend|suspend-told|watchdog-quiet|$(echo "${long:-none}" | tr , '|')" | paste -s -d , || :)
 }
 
 # drive HOST ROWS SCENARIOS CLOCKS [OPTIONS]: one more command for that host

@@ -82,6 +82,9 @@ int play_nested_live_update(struct run *run);
 int play_nested_new_rate(struct run *run);
 int play_nested_told(struct run *run);
 int play_nested_untold(struct run *run);
+int play_hyperv_l1(struct run *run);
+int play_hyperv_l1_new_rate(struct run *run);
+int play_reenlightenment(struct run *run);
 /* scenario_sleep.c */
 int play_host_suspend(struct run *run);
 int play_watchdog_quiet(struct run *run);

@@ -81,37 +81,61 @@ int play_nested_hyperv(struct run *run)
 
 /* --- moved while its guest runs --------------------------------------------------------------------- */
 
-/* PARENT: what the engine in the middle takes of this host's offer (PVCLOCK_PARENT). */
-static int move(struct run *run, const char *parent, int (*moving)(struct run *, struct qemu_options *, unsigned int))
+struct middle {
+	const char *cpu;
+	const char *clock;  /* of its guest, by its own host; NULL: as this host's */
+	const char *parent; /* PVCLOCK_PARENT: what the engine in there takes of this host's offer */
+};
+
+static int move(struct run *run, const struct middle *middle, int (*moving)(struct run *, struct qemu_options *, unsigned int))
 {
 	char command[96];
-	struct qemu_options middle = { .name = "middle", .who = run->who, .cpus = 1, .memory_mb = MOVED_MB, .cpu = "host", .append = command,
-				       .is_host = true, .initrd = run->lab->nested, .offer = "nested" };
+	struct qemu_options options = { .name = "middle", .who = run->who, .cpus = 1, .memory_mb = MOVED_MB, .cpu = middle->cpu,
+					.append = command, .is_host = true, .initrd = run->lab->nested, .offer = "nested" };
 
 	/* on the kernel's command line, blanks are written as commas */
-	snprintf(command, sizeof(command), "pvclock.host=sh,/nested-host.sh,%s,%s", run->who, parent);
+	snprintf(command, sizeof(command), "pvclock.host=sh,/nested-host.sh,%s,%s", middle->clock ? middle->clock : run->who, middle->parent);
 	run->nested = true;
-	return moving(run, &middle, run_events(run, 2));
+	return moving(run, &options, run_events(run, 2));
 }
 
 int play_nested_live_update(struct run *run)
 {
-	return move(run, "tree", migrate_same_rate);
+	return move(run, &(struct middle){ .cpu = "host", .parent = "tree" }, migrate_same_rate);
 }
 
 int play_nested_new_rate(struct run *run)
 {
-	return move(run, "tree", migrate_new_rate);
+	return move(run, &(struct middle){ .cpu = "host", .parent = "tree" }, migrate_new_rate);
 }
 
 int play_nested_told(struct run *run)
 {
 	run->unjudged = true; /* there is a window, and it is measured */
-	return move(run, "told", migrate_new_rate);
+	return move(run, &(struct middle){ .cpu = "host", .parent = "told" }, migrate_new_rate);
 }
 
 int play_nested_untold(struct run *run)
 {
 	run->unjudged = true;
-	return move(run, "off", migrate_new_rate);
+	return move(run, &(struct middle){ .cpu = "host", .parent = "off" }, migrate_new_rate);
+}
+
+/* The middle one keeps time by Hyper-V's page, of which this host says nothing but what that says. */
+int play_hyperv_l1(struct run *run)
+{
+	return move(run, &(struct middle){ .cpu = SCENARIO_HYPERV_CPU, .parent = "off" }, migrate_same_rate);
+}
+
+int play_hyperv_l1_new_rate(struct run *run)
+{
+	run->unjudged = true;
+	return move(run, &(struct middle){ .cpu = SCENARIO_HYPERV_CPU, .parent = "off" }, migrate_new_rate);
+}
+
+/* Stock inside: Linux itself is told by Hyper-V's interrupt, and its KVM gives its guest the new rate. */
+int play_reenlightenment(struct run *run)
+{
+	run->unjudged = true;
+	return move(run, &(struct middle){ .cpu = SCENARIO_HYPERV_CPU, .clock = "stock", .parent = "off" }, migrate_new_rate);
 }
