@@ -189,17 +189,17 @@ int pvclock_kvm_pause(struct pvclock_kvm *kvm);
 int pvclock_kvm_resume(struct pvclock_kvm *kvm, struct pvclock_correction *correction, struct pvclock_reason *reason);
 
 /*
- * Whether the host has slept since the last pause or resume, or since it was attached. Linux interrupts KVM_RUN for it,
- * and returns when it is awake again: so each vCPU's thread asks before each KVM_RUN (pvclock_kvm_enter), and where the
- * answer is yes nobody enters before the VMM has paused and resumed. That does what the policy says of a suspend,
- * whatever blackout it was found in, and tells the guest. Two reads of clocks; any thread.
+ * Whether the host has slept since the last pause or resume, or since it was attached; or its own clock has become another
+ * that the VM does not follow yet (pvclock_kvm_watch, pvclock/parent.h). Linux interrupts KVM_RUN for its sleep, and returns
+ * when it is awake again: so each vCPU's thread asks before each KVM_RUN (pvclock_kvm_enter), and where the answer is yes
+ * nobody enters before the VMM has paused and resumed. That does what the policy says of a suspend, whatever blackout it was
+ * found in, and tells the guest. Two reads of clocks; any thread.
  */
 bool pvclock_kvm_slept(struct pvclock_kvm *kvm);
 
 /*
- * KVM_RUN, unless the host has slept (or its clock has changed: pvclock_kvm_watch): the same question, and no window
- * between it and the entry (docs/spec/suspend.md says how). 0 or -errno; -ESTALE: it has. By the thread that runs this
- * vCPU.
+ * KVM_RUN, unless pvclock_kvm_slept would say so: the same question, and no window between it and the entry
+ * (docs/spec/suspend.md says how). 0 or -errno; -ESTALE: it has. By the thread that runs this vCPU.
  */
 int pvclock_kvm_enter(struct pvclock_kvm *kvm, int vcpu_fd);
 
@@ -230,26 +230,19 @@ int pvclock_kvm_destination(const struct pvclock_os *os, const struct pvclock_kv
 int pvclock_kvm_restore(struct pvclock_kvm *kvm, const struct pvclock_record *record, enum pvclock_blackout blackout,
 			const struct pvclock_slope *host, struct pvclock_plan *plan, struct pvclock_reason *reason);
 
-/* --- a host that is a guest, and is not told -------------------------------------------------------- */
+/* --- a host that is a guest -------------------------------------------------------------------------- */
 
 /*
  * Own mode: from now on pvclock_kvm_enter looks at the page by which this machine itself keeps time (pvclock_source_state.from;
  * of SAMPLES there is none, and nothing is watched), by one load. Where its hypervisor has made it another function of the TSC,
  * as when it moved this machine to another host, -ESTALE says so as after a sleep: the VMM pauses and resumes, and either makes
  * the guests' lines follow, at the distance from this machine's clock that they had, and never backwards. Until the next exit a
- * guest runs by the old one. Not for a VM whose parent tells it (pvclock/parent.h). 0; -ENOTSUP: another mode, or no such page;
+ * guest runs by the old one. Of a VM whose parent tells it (pvclock/parent.h) no page is looked at: it follows the parent, in the
+ * same way, and what is measured by this machine's TSC and the TSC deadlines that its vCPUs have armed are brought to the new line, too.
+ * One that was told too late to follow is declared unstable, with the reason. 0; -ENOTSUP: another mode, or no such page;
  * -EAGAIN: the page says nothing just now.
  */
 int pvclock_kvm_watch(struct pvclock_kvm *kvm, enum pvclock_source_from from);
-
-/* --- a host that is a guest -------------------------------------------------------------------------- */
-
-/*
- * pvclock_parent_follow (pvclock/parent.h), with its results, of a VM on KVM, between pause and resume: also what is
- * measured by this machine's TSC here, and the TSC deadlines that its vCPUs have armed, for the same times. -ENOMEM;
- * -errno: KVM did not take a deadline.
- */
-int pvclock_kvm_follow_parent(struct pvclock_kvm *kvm, struct pvclock_reason *reason);
 
 /* --- one vCPU's clock as a structure ------------------------------------------------------------- */
 

@@ -5,9 +5,10 @@
  * it is called here, is told where their clock pages are, and makes them right before anything of the machine runs
  * again; the engine follows, and what the parent could not reach it publishes again.
  *
- * A VM's parent entries are kept up to date by the engine itself, wherever it publishes. The VMM looks at
- * pvclock_parent_changed before each entry of a vCPU; where it is true, it pauses, calls pvclock_parent_follow (on KVM:
- * pvclock_kvm_follow_parent), and resumes.
+ * A VM's parent entries are kept up to date by the engine itself, wherever it publishes. On KVM it follows by itself, too:
+ * pvclock_kvm_enter says -ESTALE, as after a sleep of the host, and the pause and resume that the VMM answers it with make
+ * the VM's line what the parent made of its pages (pvclock/kvm.h). Any other VMM looks at pvclock_parent_changed before each
+ * entry of a vCPU; where it is true, it pauses, calls pvclock_parent_follow, and resumes.
  */
 #ifndef PVCLOCK_PARENT_H
 #define PVCLOCK_PARENT_H
@@ -50,7 +51,9 @@ uint64_t pvclock_parent_generation(const struct pvclock_parent *parent);
  * After pvclock_vm_start or a restore, before a vCPU runs. 0; -EBUSY: it has a parent.
  */
 int pvclock_parent_add(struct pvclock_parent *parent, struct pvclock_vm *vm, uint64_t generation);
-void pvclock_parent_remove(struct pvclock_vm *vm); /* pvclock_vm_destroy does, too */
+/* With no vCPU running; pvclock_vm_destroy does, too. */
+void pvclock_parent_remove(struct pvclock_vm *vm);
+const struct pvclock_parent *pvclock_parent_of(const struct pvclock_vm *vm); /* NULL: it has none. Any thread. */
 
 /* Whether the machine's line is another than the one that the VM's was made from. Two loads; any thread. */
 bool pvclock_parent_changed(const struct pvclock_vm *vm);

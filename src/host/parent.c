@@ -74,6 +74,11 @@ uint64_t pvclock_parent_generation(const struct pvclock_parent *parent)
 	return pvclock_nested_generation(parent->page);
 }
 
+const struct pvclock_parent *pvclock_parent_of(const struct pvclock_vm *vm)
+{
+	return vm->parent;
+}
+
 bool pvclock_parent_changed(const struct pvclock_vm *vm)
 {
 	/*

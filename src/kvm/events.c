@@ -56,6 +56,18 @@ static uint64_t ns_to_ticks(const struct pvclock_line *line, uint64_t ns)
 	return pvclock_first_tick(&inverse, ns, &ticks) ? ticks : UINT64_MAX;
 }
 
+/* A line that was followed in this blackout begins in it: before its anchor it says no more than there. */
+static void reach_back(struct pvclock_line *line, uint64_t ticks)
+{
+	struct pvclock_line begun = { .mul = line->mul, .shift = line->shift };
+	uint64_t ns = ticks < line->tsc ? pvclock_line_ns(&begun, line->tsc - ticks) : 0;
+
+	if (ns == 0 || ns > line->ns)
+		return;
+	line->tsc = ticks;
+	line->ns -= ns;
+}
+
 /* The VM as it was when the host's TSC read `then`, arriving now. */
 static int set_back(struct pvclock_kvm *kvm, struct pvclock_host_tsc then, struct pvclock_host_tsc now, struct pvclock_reason *reason)
 {
@@ -75,6 +87,8 @@ static int set_back(struct pvclock_kvm *kvm, struct pvclock_host_tsc then, struc
 	arrival.tsc_count = kvm->vcpu_count;
 	kvm->moved_ticks = 0; /* an arrival that is refused moves nothing */
 	error = pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &arrival.line);
+	if (error == 0)
+		reach_back(&arrival.line, tscs[0].tsc);
 	if (error == 0)
 		error = pvclock_kvm_arrive_again(kvm, &arrival, NULL, reason);
 	kvm->moved_ticks += moved;

@@ -88,14 +88,19 @@ int pvclock_kvm_end_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow, b
 	return error;
 }
 
-int pvclock_kvm_follow_parent(struct pvclock_kvm *kvm, struct pvclock_reason *reason)
+int pvclock_kvm_follow_parent(struct pvclock_kvm *kvm)
 {
-	struct kvm_follow follow;
-	int error = pvclock_kvm_begin_follow(kvm, &follow), followed;
+	struct kvm_follow before;
+	struct pvclock_reason reason;
+	int error, followed;
 
+	if (!pvclock_parent_changed(kvm->vm))
+		return 0;
+	error = pvclock_kvm_begin_follow(kvm, &before);
 	if (error)
 		return error;
-	followed = pvclock_parent_follow(kvm->vm, &kvm->host, reason);
-	error = pvclock_kvm_end_follow(kvm, &follow, followed == 1);
-	return error ? error : followed;
+	followed = pvclock_parent_follow(kvm->vm, &kvm->host, &reason);
+	if (followed == -ESTALE)
+		pvclock_vm_declare_unstable(kvm->vm, &reason);
+	return pvclock_kvm_end_follow(kvm, &before, followed == 1);
 }

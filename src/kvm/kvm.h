@@ -175,8 +175,10 @@ uint64_t pvclock_kvm_retrace(const struct pvclock_line *was, const struct pvcloc
 int pvclock_kvm_begin_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow); /* 0, -ENOMEM */
 /* 0 or -errno: what KVM said of a deadline. */
 int pvclock_kvm_end_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow, bool followed);
+/* Of a VM with a parent: what it has told. One that cannot follow is declared unstable. 0, or -errno of the two above. */
+int pvclock_kvm_follow_parent(struct pvclock_kvm *kvm);
 
-/* watch.c: whether the watched page has become another function since; any thread */
+/* watch.c: whether this machine's line has become another since, by the parent or by the watched page; any thread */
 bool pvclock_kvm_host_changed(struct pvclock_kvm *kvm);
 /* Then the lines follow. With every vCPU out of guest mode. 0 or -errno. */
 int pvclock_kvm_follow_host(struct pvclock_kvm *kvm);

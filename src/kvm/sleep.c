@@ -137,7 +137,7 @@ static void add_error(struct pvclock_kvm *kvm, uint64_t ns)
 		kvm->error_ns = PVCLOCK_ERROR_UNKNOWN;
 }
 
-bool pvclock_kvm_slept(struct pvclock_kvm *kvm)
+static bool slept_since_mark(const struct pvclock_kvm *kvm)
 {
 	int64_t limit = atomic_load_explicit(&kvm->asleep_limit_ns, memory_order_relaxed), before, boottime;
 
@@ -147,6 +147,11 @@ bool pvclock_kvm_slept(struct pvclock_kvm *kvm)
 		return false;
 	/* or this thread did, between the two */
 	return boottime - read_clock(kvm, CLOCK_MONOTONIC) >= limit;
+}
+
+bool pvclock_kvm_slept(struct pvclock_kvm *kvm)
+{
+	return pvclock_kvm_host_changed(kvm) || slept_since_mark(kvm);
 }
 
 /*
@@ -169,7 +174,7 @@ static bool may_enter(void *arg)
 
 		if (now - atomic_load_explicit(&kvm->awake_at, memory_order_relaxed) < AWAKE_TICKS)
 			return true;
-		if (pvclock_kvm_slept(kvm))
+		if (slept_since_mark(kvm))
 			return false;
 		atomic_store_explicit(&kvm->awake_at, now, memory_order_relaxed);
 		if (kvm->os->ops->read_tsc(kvm->os->ctx).ticks - now < AWAKE_TICKS)

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * watch.c - a host that is itself a virtual machine, and is told nothing (src/host/parent.c is for one that is): its
- * hypervisor's page is looked at before each entry. Where that has become another function of this machine's TSC, its
- * guests' lines, which were made from it, are wrong; they follow as the parent would have made them
- * (pvclock_line_follow), from when it is noticed.
+ * watch.c - a host that is itself a virtual machine, and whose line may become another under it: then its guests'
+ * lines, which were made from it, are wrong, and follow (pvclock_line_follow). Where a VM has a parent that tells it
+ * (src/host/parent.c) that is all there is to look at. Else its hypervisor's page is, before each entry, and they
+ * follow as the parent would have made them, from when it is noticed.
  *
  * What cannot be had this way: a guest that runs when its host is moved runs on by the old line until its next exit.
  * What it counted too much there is not taken back.
  */
 #include "kvm.h"
 #include "../host/reason.h"
+
+#include <pvclock/parent.h>
 
 #include <errno.h>
 
@@ -75,6 +77,8 @@ bool pvclock_kvm_host_changed(struct pvclock_kvm *kvm)
 	uint32_t version = atomic_load_explicit(&kvm->watched.version, memory_order_relaxed);
 	struct kvm_host_page said;
 
+	if (pvclock_parent_of(kvm->vm))
+		return pvclock_parent_changed(kvm->vm);
 	if (!kvm->watched.page || pvclock_load_acquire_u32(kvm->watched.page) == version)
 		return false;
 	if (!read_page(kvm, kvm->os->ops->read_tsc(kvm->os->ctx), &said, &version))
@@ -135,6 +139,8 @@ int pvclock_kvm_follow_host(struct pvclock_kvm *kvm)
 	bool followed;
 	int error;
 
+	if (pvclock_parent_of(kvm->vm))
+		return pvclock_kvm_follow_parent(kvm);
 	if (!pvclock_kvm_host_changed(kvm))
 		return 0;
 	now = kvm->os->ops->read_tsc(kvm->os->ctx);

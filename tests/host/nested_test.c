@@ -1204,13 +1204,15 @@ static void p5_deadlines_follow(void **state)
 	m->fake.deadline[0] = armed;
 	assert_int_equal(pvclock_vcpu_get_line(m->vcpu, &was), 0);
 	assert_int_equal(pvclock_kvm_pause(m->kvm), 0);
-	assert_int_equal(pvclock_kvm_follow_parent(m->kvm, NULL), 0); /* nothing to follow */
+	assert_false(pvclock_kvm_slept(m->kvm));
 	then = m->kvm->last.ticks;
 	next_move = moves[2];
 	move_host(w);
 	m->fake.khz = next_move.khz;
 	m->fake.tsc = tsc_of(&w->level[1]);
-	assert_int_equal(pvclock_kvm_follow_parent(m->kvm, NULL), 1);
+	assert_true(pvclock_kvm_slept(m->kvm));
+	assert_int_equal(pvclock_kvm_follow_host(m->kvm), 0);
+	assert_false(pvclock_kvm_slept(m->kvm));
 	pvclock_slope_from_khz(next_move.khz, &slope_now);
 	assert_in_range(pvclock_slope_difference(&m->kvm->host, &slope_now) + INT32_MAX + 18446744074ll, 0, 2 * (INT32_MAX + 18446744074ll));
 	assert_int_equal(pvclock_vcpu_get_line(m->vcpu, &is), 0);
