@@ -89,12 +89,15 @@ struct middle {
 
 static int move(struct run *run, const struct middle *middle, int (*moving)(struct run *, struct qemu_options *, unsigned int))
 {
-	char command[96];
+	char command[128];
 	struct qemu_options options = { .name = "middle", .who = run->who, .cpus = 1, .memory_mb = MOVED_MB, .cpu = middle->cpu,
 					.append = command, .is_host = true, .initrd = run->lab->nested, .offer = "nested" };
 
-	/* on the kernel's command line, blanks are written as commas */
-	snprintf(command, sizeof(command), "pvclock.host=sh,/nested-host.sh,%s,%s", middle->clock ? middle->clock : run->who, middle->parent);
+	/*
+	 * Blanks are written as commas. A kernel that holds its TSC against another timer finds it wrong after the move, and then its KVM gives its
+	 * guests' TSCs other offsets at each entry.
+	 */
+	snprintf(command, sizeof(command), "tsc=reliable pvclock.host=sh,/nested-host.sh,%s,%s", middle->clock ? middle->clock : run->who, middle->parent);
 	run->nested = true;
 	return moving(run, &options, run_events(run, 2));
 }
