@@ -35,6 +35,8 @@ static void print_help(void)
 	     "  --log FILE    a line of JSON for each event of each VM is added to FILE\n"
 	     "  --logind      stops the virtual machines' clocks before this host sleeps, which logind announces, and lets them go on\n"
 	     "                afterwards; the policy's word is suspend=\n"
+	     "  --no-parent   where this host is itself a guest of a pvclock host, leaves the VMs' clocks to be corrected here after a\n"
+	     "                move of this host, instead of by its own host in the move\n"
 	     "  --help        this text");
 }
 
@@ -138,6 +140,7 @@ int run_command(int argc, char **argv)
 		{ "policy", required_argument, NULL, 'p' },
 		{ "records", required_argument, NULL, 'r' },
 		{ "logind", no_argument, NULL, 's' },
+		{ "no-parent", no_argument, NULL, 'n' },
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
@@ -165,6 +168,9 @@ int run_command(int argc, char **argv)
 			break;
 		case 's':
 			logind = true;
+			break;
+		case 'n':
+			setenv("PVCLOCK_PARENT", "off", 1);
 			break;
 		case 'h':
 			print_help();
