@@ -7,7 +7,7 @@ pvclock=$(realpath "$1") static=$2 library=$3
 dir=$(mktemp -d) || exit 99
 trap 'rm -rf "$dir"' EXIT
 . "$(dirname "$0")/../fail.sh"
-unset LD_PRELOAD PVCLOCK_MODE PVCLOCK_LOG PVCLOCK_PRELOAD PVCLOCK_POLICY PVCLOCK_RECORDS PVCLOCK_OFFER
+unset LD_PRELOAD PVCLOCK_MODE PVCLOCK_LOG PVCLOCK_PRELOAD PVCLOCK_POLICY PVCLOCK_RECORDS PVCLOCK_OFFER PVCLOCK_PARENT
 
 # run CODE ARGUMENT...: output in $dir/out and $dir/err
 run()
@@ -95,6 +95,10 @@ for mode in own steer auto; do
 	run 42 --log "$dir/log" --mode $mode -- sh -c "$say"
 	[ "$(sed -n 2,3p "$dir/out" | tr '\n' ' ')" = "$mode $dir/log " ] || fail "--mode $mode: $(cat "$dir/out")"
 done
+run 0 --no-parent -- env
+grep -qx PVCLOCK_PARENT=off "$dir/out" || fail "--no-parent is not handed on"
+run 0 -- env
+grep -q PVCLOCK_PARENT "$dir/out" && fail "PVCLOCK_PARENT is set without --no-parent"
 [ -s "$dir/err" ] && fail "a program that has no VM is told something: $(cat "$dir/err")"
 [ -e "$dir/log" ] && fail "a program that has no VM has a log"
 if "$pvclock" run --logind -- true 2>"$dir/err" || ! grep -q libsystemd-dev "$dir/err"; then

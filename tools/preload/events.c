@@ -49,12 +49,12 @@ static bool open_again(struct vm *vm)
 	return true;
 }
 
-/* Whether the line that the host runs by is still the one that was proven. */
+/* Whether the line that the host runs by is still the one that was proven; a host that is told need not look. */
 static void watch_source(struct vm *vm)
 {
 	struct pvclock_reason reason;
 
-	if (vm->source == NULL || pvclock_source_sample(vm->source, &reason) != -ENOTSUP)
+	if (vm->parent != NULL || vm->source == NULL || pvclock_source_sample(vm->source, &reason) != -ENOTSUP)
 		return;
 	if (open_again(vm)) {
 		say("this host's own clock has changed, and the VM's follows it: %s", reason.text);
@@ -78,6 +78,7 @@ void vm_pause(struct vm *vm)
 	vm_reread_policy(vm);
 	watch_source(vm);
 	error = pvclock_kvm_pause(vm->kvm);
+	parent_tell(vm);
 	if (error)
 		say("the clock could not be held (%s); it goes on as it is.", strerror(-error));
 	vm->paused = error == 0;
@@ -126,8 +127,11 @@ static void settle(struct vm *vm, bool again)
 
 static void start(struct vm *vm)
 {
-	int error = pvclock_kvm_start(vm->kvm, &vm->host);
+	int error;
 
+	parent_know_host(vm);
+	error = pvclock_kvm_start(vm->kvm, &vm->host);
+	parent_add(vm);
 	if (error)
 		say("the clock could not be started (%s).", strerror(-error));
 	for (size_t i = 0; i < vm->vcpu_count; i++)
@@ -182,6 +186,7 @@ static void resume(struct vm *vm)
 	if (unsettled)
 		settle(vm, false);
 	error = pvclock_kvm_resume(vm->kvm, &correction, &reason);
+	parent_tell(vm);
 	if (unsettled) /* now KVM writes what was aimed at, over what it wrote before, on all vCPUs' pages before one of them runs */
 		settle(vm, true);
 	if (error)
@@ -211,8 +216,11 @@ void vm_go_on(struct vm *vm)
 
 	if (arrives) {
 		vm_pause(vm);
-		if (vm_arrive(vm) == 0)
+		parent_know_host(vm);
+		if (vm_arrive(vm) == 0) {
 			vm->paused = vm->started = true;
+			parent_add(vm);
+		}
 	}
 	if (!vm->started)
 		start(vm);

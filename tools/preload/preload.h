@@ -10,6 +10,7 @@
  *   records.c  what no VMM carries: policy, and how long it took    log.c     what is said, and to whom
  *   hyperv.c   Hyper-V's clock, and CPUID                     interface.c pvclock's own, offered to a guest
  *   sleep.c    the host's sleep, told beforehand
+ *   parent.c   a host that is a guest, and is told of its moves; parent.h has how
  *
  * Handlers return as the kernel does: a result, or -errno. On the library's public API alone.
  */
@@ -95,6 +96,9 @@ struct vm {
 	bool held;           /* no vCPU has run since `hold`: the counters are told as of then */
 	struct pvclock_host_tsc hold;
 	uint64_t hold_realtime;
+	const struct machine_parent *parent; /* who tells this machine of its moves; NULL: nobody */
+	uint64_t generation;           /* of the machine's line: `host` is of this one or a later one, */
+	uint64_t followed;             /* ... and it was said that the VM follows this one */
 	bool told, set;      /* KVM_GET_CLOCK was answered with ..., KVM_SET_CLOCK has said ... */
 	uint64_t told_ns, set_ns;
 
@@ -193,6 +197,13 @@ int vcpu_kvmclock_ctrl(struct vcpu *vcpu);
 
 void sleep_know(struct vm *vm);               /* from here on the host's sleep stops it */
 void sleep_forget(struct vm *vm);
+
+/* --- parent.c ------------------------------------------------------------------------------ */
+
+void parent_find(struct vm *vm);              /* from here on vm->generation is before what is learnt */
+void parent_know_host(struct vm *vm);         /* vm->host, as the machine's host has told it since */
+void parent_add(struct vm *vm);               /* its clock has begun, or arrived; no vCPU runs */
+void parent_tell(struct vm *vm);              /* what it has followed, if it has: once */
 
 /* --- log.c --------------------------------------------------------------------------------- */
 

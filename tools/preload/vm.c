@@ -108,6 +108,7 @@ static void learn(struct vm *vm)
 	struct pvclock_reason why = { 0 };
 	int khz, kvm_fd;
 
+	parent_find(vm); /* before: what is learnt is of this generation, or a later one */
 	if (vm->source != NULL && pvclock_source_learn(vm->source, LEARN_TIMEOUT_NS, &why) == 0) {
 		pvclock_source_get(vm->source, &state);
 		vm->host = state.slope;
@@ -123,7 +124,9 @@ static void learn(struct vm *vm)
 		if (khz > 0)
 			pvclock_slope_from_khz((uint64_t)khz, &vm->host);
 	}
-	if (vm_is(vm, PVCLOCK_MODE_OWN)) { /* this host may be a guest, whose own host moves it */
+	if (!vm_is(vm, PVCLOCK_MODE_OWN)) {
+		vm->parent = NULL;
+	} else if (vm->parent == NULL) { /* this host may be a guest all the same, whose own host moves it */
 		pvclock_source_get(vm->source, &state);
 		pvclock_kvm_watch(vm->kvm, state.from);
 	}
@@ -188,6 +191,7 @@ int vm_created(int kvm_fd, int vm_fd)
 	}
 	vm_offer(vm);
 	choose_mode(vm, kvm_fd);
+	parent_find(vm); /* early, while the VMM has few pages and all its privileges */
 	vm_set_policy(vm);
 	sleep_know(vm);
 	return vm_fd;

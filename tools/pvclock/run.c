@@ -37,6 +37,8 @@ static void print_help(void)
 	     "  --log FILE    a line of JSON for each event of each VM is added to FILE\n"
 	     "  --logind      stops the virtual machines' clocks before this host sleeps, which logind announces, and lets them go on\n"
 	     "                afterwards; the policy's word is suspend=\n"
+	     "  --no-parent   where this host is itself a guest of a pvclock host, leaves the VMs' clocks to be corrected here after a\n"
+	     "                move of this host, instead of by its own host in the move\n"
 	     "  --help        this text");
 }
 
@@ -141,6 +143,7 @@ int run_command(int argc, char **argv)
 		{ "records", required_argument, NULL, 'r' },
 		{ "offer", required_argument, NULL, 'o' },
 		{ "logind", no_argument, NULL, 's' },
+		{ "no-parent", no_argument, NULL, 'n' },
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
@@ -172,6 +175,9 @@ int run_command(int argc, char **argv)
 			break;
 		case 's':
 			logind = true;
+			break;
+		case 'n':
+			setenv("PVCLOCK_PARENT", "off", 1);
 			break;
 		case 'h':
 			print_help();
