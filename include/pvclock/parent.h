@@ -61,7 +61,8 @@ bool pvclock_parent_changed(const struct pvclock_vm *vm);
 /*
  * Between pause and resume: the VM's line becomes what the parent made of its pages; the resume publishes it, where
  * that was not possible, too. 0: there was nothing to follow; 1: it was followed, and *host (may be NULL) is this
- * machine's slope now, ns per tick. -EBUSY: it would be, and is not paused; -ESTALE with a reason: the VM's line was
+ * machine's slope now, ns per tick; 2: the same, and the parent had not made all of its pages right: what was read there
+ * meanwhile, by the line that had gone, may be ahead of the new one. -EBUSY: it would be, and is not paused; -ESTALE with a reason: the VM's line was
  * more changes behind than the parent keeps, or the parent did not know: give it a line anew. It is not told again.
  */
 int pvclock_parent_follow(struct pvclock_vm *vm, struct pvclock_slope *host, struct pvclock_reason *reason);

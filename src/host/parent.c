@@ -331,6 +331,25 @@ static bool follow(struct pvclock_vm *vm, const struct pvclock_line_change *pare
 	return true;
 }
 
+/*
+ * Every page of the VM's has been what it is to become now: whoever rewrote it, at whatever depth. A guest that writes there itself
+ * deceives us of nothing but whether its clock is kept from going back. Hyper-V's page is in no table.
+ */
+static bool reached_all(const struct pvclock_vm *vm)
+{
+	struct pvclock_snapshot held;
+
+	for (size_t i = 0; i < vm->vcpu_count; i++) {
+		struct pvclock_vcpu *vcpu = vm->vcpus[i];
+		struct pvclock_line line = *pvclock_vcpu_line(vcpu);
+
+		if (vcpu->page.host && (pvclock_page_read(vcpu->page.host, &held) != PVCLOCK_READ_OK || held.line.tsc != line.tsc ||
+					held.line.ns != line.ns || held.line.mul != line.mul || held.line.shift != line.shift))
+			return false;
+	}
+	return !vm->hyperv.page.host;
+}
+
 static int follow_all(struct pvclock_vm *vm, const struct pvclock_nested *told, struct pvclock_slope *host, struct pvclock_reason *reason)
 {
 	uint64_t followed = atomic_load_explicit(&vm->followed, memory_order_relaxed), behind = told->generation - followed;
@@ -350,7 +369,7 @@ static int follow_all(struct pvclock_vm *vm, const struct pvclock_nested *told, 
 		vm->nested.lost = false;
 		vm->nested.told = true;
 	}
-	return 1;
+	return reached_all(vm) ? 1 : 2;
 }
 
 int pvclock_parent_follow(struct pvclock_vm *vm, struct pvclock_slope *host, struct pvclock_reason *reason)

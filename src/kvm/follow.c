@@ -88,8 +88,32 @@ int pvclock_kvm_end_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow, b
 	return error;
 }
 
+void pvclock_kvm_keep_ahead(const struct pvclock_kvm *kvm, const struct pvclock_line *was, struct pvclock_host_tsc now, struct pvclock_line *line)
+{
+	struct pvclock_tsc_transform tsc;
+	uint64_t read, reads;
+
+	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &tsc);
+	read = pvclock_line_ns(was, pvclock_tsc_to_guest(&tsc, kvm->held ? kvm->last : now).ticks);
+	reads = pvclock_line_ns(line, pvclock_tsc_to_guest(&tsc, now).ticks);
+	if (reads < read)
+		line->ns += read - reads;
+}
+
+/* A guest that the parent could not reach has run by the line that had gone. */
+static void never_back(struct pvclock_kvm *kvm, const struct pvclock_line *was, struct pvclock_host_tsc now)
+{
+	struct pvclock_line line;
+
+	if (pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &line))
+		return;
+	pvclock_kvm_keep_ahead(kvm, was, now, &line);
+	pvclock_vcpu_set_line(kvm->vcpus[0].vcpu, &line);
+}
+
 int pvclock_kvm_follow_parent(struct pvclock_kvm *kvm)
 {
+	struct pvclock_host_tsc now = kvm->os->ops->read_tsc(kvm->os->ctx);
 	struct kvm_follow before;
 	struct pvclock_reason reason;
 	int error, followed;
@@ -102,5 +126,7 @@ int pvclock_kvm_follow_parent(struct pvclock_kvm *kvm)
 	followed = pvclock_parent_follow(kvm->vm, &kvm->host, &reason);
 	if (followed == -ESTALE)
 		pvclock_vm_declare_unstable(kvm->vm, &reason);
-	return pvclock_kvm_end_follow(kvm, &before, followed == 1);
+	if (followed == 2)
+		never_back(kvm, &before.lines[0], now);
+	return pvclock_kvm_end_follow(kvm, &before, followed > 0);
 }

@@ -175,6 +175,8 @@ uint64_t pvclock_kvm_retrace(const struct pvclock_line *was, const struct pvcloc
 int pvclock_kvm_begin_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow); /* 0, -ENOMEM */
 /* 0 or -errno: what KVM said of a deadline. */
 int pvclock_kvm_end_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow, bool followed);
+/* `line`, the first vCPU's, is made to read no less than was read by the one before, until the blackout began or (no vCPU has gone) until now. */
+void pvclock_kvm_keep_ahead(const struct pvclock_kvm *kvm, const struct pvclock_line *was, struct pvclock_host_tsc now, struct pvclock_line *line);
 /* Of a VM with a parent: what it has told. One that cannot follow is declared unstable. 0, or -errno of the two above. */
 int pvclock_kvm_follow_parent(struct pvclock_kvm *kvm);
 

@@ -97,9 +97,9 @@ bool pvclock_kvm_host_changed(struct pvclock_kvm *kvm)
 static bool follow(const struct pvclock_kvm *kvm, const struct kvm_host_page *said, struct pvclock_host_tsc now, struct pvclock_line *line)
 {
 	struct pvclock_line_change change = { .old = kvm->watched.said.line, .next = said->line, .old_ticks = kvm->last.ticks, .next_ticks = now.ticks };
-	struct pvclock_host_tsc ever = { UINT64_MAX }, until = kvm->held ? kvm->last : now;
+	struct pvclock_host_tsc ever = { UINT64_MAX };
+	struct pvclock_line was = *line;
 	struct pvclock_tsc_transform tsc;
-	uint64_t read, reads;
 
 	if (kvm->held)
 		change.next_ticks = pvclock_kvm_retrace(&change.old, &change.next, now, change.old_ticks);
@@ -109,12 +109,9 @@ static bool follow(const struct pvclock_kvm *kvm, const struct kvm_host_page *sa
 	change.next.ns = pvclock_line_ns(&change.old, change.old_ticks);
 
 	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &tsc);
-	read = pvclock_line_ns(line, pvclock_tsc_to_guest(&tsc, until).ticks);
 	if (!pvclock_line_follow(&change, &tsc, line, line))
 		return false;
-	reads = pvclock_line_ns(line, pvclock_tsc_to_guest(&tsc, now).ticks);
-	if (reads < read)
-		line->ns += read - reads;
+	pvclock_kvm_keep_ahead(kvm, &was, now, line);
 	return true;
 }
 
