@@ -2,6 +2,8 @@
 /* nested_world.c - how the levels are made, what can be read of them, and how L0 moves. */
 #include "nested_world.h"
 
+#include "../fake/still.h"
+
 /* --- machines ------------------------------------------------------------------------------------ */
 
 uint64_t tsc_of(const struct level *level)
@@ -19,24 +21,7 @@ static struct pvclock_host_tsc read_tsc(void *ctx)
 	return (struct pvclock_host_tsc){ tsc_of(ctx) };
 }
 
-static int gettime(void *ctx, clockid_t clock, struct timespec *ts)
-{
-	(void)ctx;
-	(void)clock;
-	*ts = (struct timespec){ .tv_sec = 1700000000 };
-	return 0;
-}
-
-static ssize_t no_file(void *ctx, const char *path, char *text, size_t size)
-{
-	(void)ctx;
-	(void)path;
-	(void)text;
-	(void)size;
-	return -ENOENT;
-}
-
-static const struct pvclock_os_ops ops = { .read_tsc = read_tsc, .clock_gettime = gettime, .read_file = no_file };
+static const struct pvclock_os_ops ops = { .read_tsc = read_tsc, .clock_gettime = still_gettime, .read_file = still_no_file };
 
 static int write_msr(void *ctx, uint32_t msr, uint64_t value)
 {
