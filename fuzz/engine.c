@@ -5,6 +5,8 @@
  */
 #include "input.h"
 
+#include "../tests/fake/still.h"
+
 #include <pvclock/hyperv.h>
 #include <pvclock/interface.h>
 #include <pvclock/record.h>
@@ -31,19 +33,6 @@ static uint64_t take_gpa(struct input *input)
 	if (kind >= 5 * 32)
 		return take(input, 8);
 	return bases[kind % 5] + take(input, 2) % (REGION_SIZE + 32) - 16;
-}
-
-static struct pvclock_host_tsc read_tsc(void *ctx)
-{
-	return (struct pvclock_host_tsc){ *(uint64_t *)ctx += 1000 };
-}
-
-static int gettime(void *ctx, clockid_t clock, struct timespec *ts)
-{
-	(void)ctx;
-	(void)clock;
-	*ts = (struct timespec){ .tv_sec = 1700000000 };
-	return 0;
 }
 
 /* A thread that waits, and another at each step. */
@@ -174,7 +163,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 					 PVCLOCK_MSR_SUSPEND_CONTROL, PVCLOCK_MSR_SUSPEND, PVCLOCK_MSR_STEAL_TIME,
 					 PVCLOCK_MSR_NESTED_CONTROL, PVCLOCK_MSR_NESTED };
 	uint64_t tsc = 1ull << 40;
-	const struct pvclock_os_ops ops = { .read_tsc = read_tsc, .clock_gettime = gettime, .read_file = read_schedstat, .adjtimex = adjtimex_any };
+	const struct pvclock_os_ops ops = { .read_tsc = still_read_tsc, .clock_gettime = still_gettime, .read_file = read_schedstat, .adjtimex = adjtimex_any };
 	const struct pvclock_os os = { .ops = &ops, .ctx = &tsc };
 	struct input input = { data, size };
 	struct pvclock_vcpu *vcpus[VCPUS];

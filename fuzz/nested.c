@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * nested.c - a guest that says of itself that it is a host: any bytes as its table, whatever its pages hold, any
- * changes of its line. Only what an entry names is ever written, where a page was, and the table's own head and marks;
- * ASan watches what is outside the guest's memory. And what L1's engine itself makes of a hostile guest's table, which
- * it copies for its own host.
+ * changes of its line. Memory after a resume is, byte for byte, what the specification makes of memory before it
+ * (nested_oracle.c), what was written is marked dirty, and ASan watches what is outside the guest's memory. And what L1's
+ * engine itself makes of a hostile guest's table, which it copies for its own host: nothing outside of that guest's memory;
+ * and where it follows, its guest reads what L0 had left there.
  */
 #include "input.h"
+#include "nested_oracle.h"
 
+#include "../tests/fake/still.h"
+
+#include <pvclock/hyperv.h>
 #include <pvclock/interface.h>
 #include <pvclock/parent.h>
 #include <pvclock/record.h>
 #include <pvclock/vm.h>
 
-#include <errno.h>
-#include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -23,29 +25,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define TABLE 0x1000u
 #define NESTED 0x3000u   /* the guest's guest has the rest */
 #define INNER_TABLE 0x1000u /* in there */
+#define INNER_PAGE 0x40u
 #define HEAD offsetof(struct pvclock_nested_page, entries)
-
-static struct pvclock_host_tsc read_tsc(void *ctx)
-{
-	return (struct pvclock_host_tsc){ *(uint64_t *)ctx += 1000 };
-}
-
-static int gettime(void *ctx, clockid_t clock, struct timespec *ts)
-{
-	(void)ctx;
-	(void)clock;
-	*ts = (struct timespec){ .tv_sec = 1700000000 };
-	return 0;
-}
-
-static ssize_t no_file(void *ctx, const char *path, char *text, size_t size)
-{
-	(void)ctx;
-	(void)path;
-	(void)text;
-	(void)size;
-	return -ENOENT;
-}
+#define CONTROL (PVCLOCK_CONTROL_ENABLE | 0x55u)
 
 struct level {
 	struct pvclock_vcpu *vcpu;
@@ -62,10 +44,13 @@ static int locate(void *ctx, const void *host, uint64_t size, uint64_t *gpa)
 	const struct level *level = ctx;
 	uint64_t at = (uint64_t)((const uint8_t *)host - level->memory);
 
-	check(at <= MEMORY && size <= MEMORY - at); /* an engine names nothing but its guests' memory */
+	/* an engine names nothing but its own table, and its guests' memory */
+	check((at == TABLE && size == 4096) || (at >= NESTED && at <= MEMORY && size <= MEMORY - at));
 	*gpa = at;
 	return 0;
 }
+
+/* --- what the bytes are --------------------------------------------------------------------------- */
 
 static struct pvclock_line take_line(struct input *input)
 {
@@ -78,78 +63,191 @@ static struct pvclock_line take_line(struct input *input)
 	return line;
 }
 
+static uint64_t take_gpa(struct input *input, unsigned int how)
+{
+	static const uint64_t edges[] = { 0x100, 0x200, 0x300, TABLE, TABLE + 4096, 0x2000, NESTED, MEMORY };
+
+	switch (how) {
+	case 0:
+		return take(input, 2) % (MEMORY + 64);
+	case 1:
+		return take(input, 1) * 32;
+	case 2:
+		return take(input, 1) % 8 * 4096;
+	default:
+		return edges[take(input, 1) % 8] + (take(input, 1) % 18 - 9) * 4;
+	}
+}
+
 /* An entry of a kind that means something, near something; or any bytes. */
-static void fill_entry(struct input *input, uint8_t *at, uint64_t base)
+static void fill_entry(struct input *input, uint8_t *at)
 {
 	struct pvclock_nested_entry entry = { 0 };
 	uint8_t how = (uint8_t)take(input, 1);
 
-	if (how < 64) {
+	if (how < 32) {
 		for (size_t i = 0; i < sizeof(entry); i++)
 			at[i] = (uint8_t)take(input, 1);
 		return;
 	}
-	entry.gpa = base + take(input, 2) % (MEMORY + 64);
-	if (how & 1)
-		entry.gpa &= ~0x1full;
-	if (how & 2)
-		entry.gpa &= ~0xfffull;
-	entry.offset = take(input, 4);
+	entry.gpa = take_gpa(input, how % 4);
 	if (how & 4) {
 		entry.frac_bits = (uint8_t)(take(input, 1) % 66);
 		entry.ratio = take(input, 8);
 	}
-	entry.kind = how & 8 ? PVCLOCK_NESTED_PAGE : (uint8_t)(take(input, 1) % 5);
-	entry.under = how & 16 ? 0 : (uint8_t)(take(input, 1) % 6);
+	if (how & 128)
+		entry.offset = take(input, 4);
+	entry.kind = how & 8 ? PVCLOCK_NESTED_PAGE : how % 4 == 2 ? PVCLOCK_NESTED_TABLE : (uint8_t)(take(input, 1) % 5);
+	entry.under = how & 16 ? 0 : (uint8_t)take(input, 1);
+	if (entry.under < 192)
+		entry.under %= 6;
 	memcpy(at, &entry, sizeof(entry));
 }
 
+/* Pages all over, of which some are none; and a table here and there. */
 static void fill_memory(struct input *input, uint8_t *memory)
 {
 	struct pvclock_line line = take_line(input);
-	uint8_t spacing = (uint8_t)(take(input, 1) % 4);
+	uint8_t spacing = (uint8_t)(take(input, 1) % 4), tables = (uint8_t)take(input, 1);
 
 	for (size_t i = 0x20; i + 32 <= MEMORY; i += 32u << spacing) {
 		if (i < TABLE || i >= TABLE + 4096)
 			pvclock_page_write(memory + i, &line, PVCLOCK_TSC_STABLE);
 	}
-	memory[take(input, 2) % TABLE] = (uint8_t)take(input, 1);
-}
+	for (unsigned int i = (unsigned int)take(input, 1) % 8; i > 0; i--) {
+		struct pvclock_page *page = (struct pvclock_page *)(void *)(memory + take(input, 2) % (MEMORY / 32) * 32);
+		uint8_t how = (uint8_t)take(input, 1);
 
-static bool within(size_t at, uint64_t start, uint64_t size)
-{
-	return at - start < size;
-}
-
-/* Every byte that is another was somebody's to write. */
-static void check_memory(const uint8_t *before, const uint8_t *after)
-{
-	struct pvclock_nested_entry entries[PVCLOCK_NESTED_ENTRIES];
-
-	memcpy(entries, before + TABLE + HEAD, sizeof(entries));
-	for (size_t i = 0; i < MEMORY; i++) {
-		bool theirs = within(i, TABLE, HEAD);
-
-		if (before[i] == after[i])
+		if ((uint8_t *)page >= memory + TABLE && (uint8_t *)page < memory + TABLE + 4096)
 			continue;
-		for (unsigned int j = 0; j < PVCLOCK_NESTED_ENTRIES && !theirs; j++) {
-			if (entries[j].kind == PVCLOCK_NESTED_PAGE)
-				theirs = within(i, entries[j].gpa, sizeof(struct pvclock_page));
-			if (entries[j].kind == PVCLOCK_NESTED_TABLE)
-				theirs = within(i, entries[j].gpa, HEAD) && entries[j].gpa % 4096 == 0;
-			theirs = theirs || (entries[j].kind && within(i, TABLE + HEAD + j * sizeof(*entries) + 28, 4));
-		}
-		check(theirs);
+		page->version |= how & 1;
+		page->tsc_to_system_mul = how & 2 ? 0 : page->tsc_to_system_mul;
+		page->tsc_shift = how & 4 ? (int8_t)take(input, 1) : page->tsc_shift;
+		page->flags = how & 8 ? (uint8_t)take(input, 1) : page->flags;
+		page->pad[0] = page->pad[1] = (uint8_t)(how >> 4);
 	}
+	for (unsigned int i = 0; i < 8; i++) {
+		const uint32_t magic = PVCLOCK_NESTED_MAGIC;
+		uint64_t at = take_gpa(input, i < 6 ? 2 : 1); /* where one may lie, and where none may */
+
+		if ((at < TABLE || at >= TABLE + 4096) && at <= MEMORY - sizeof(magic) && (tables >> i & 1))
+			memcpy(memory + at, &magic, sizeof(magic));
+	}
+}
+
+/* Pages that L0 writes for L1 itself. */
+static void register_ours(struct input *input, struct pvclock_vm *vm, struct pvclock_vcpu *vcpu, struct blackout *blackout)
+{
+	uint8_t which = (uint8_t)take(input, 1);
+
+	pvclock_vm_own_steal(vm, true);
+	pvclock_vm_offer_hyperv(vm, PVCLOCK_HYPERV_FEATURES, 1000000000);
+	if (which & 1) {
+		blackout->ours[0] = (struct area){ 0x100, sizeof(struct pvclock_page) };
+		check(pvclock_vcpu_write_msr(vcpu, PVCLOCK_MSR_SYSTEM_TIME, 0x100 | 1) == 0);
+	}
+	if (which & 2) {
+		blackout->ours[1] = (struct area){ 0x200, sizeof(struct pvclock_suspend_page) };
+		check(pvclock_vcpu_write_msr(vcpu, PVCLOCK_MSR_SUSPEND, 0x200 | 1) == 0);
+	}
+	if (which & 4) {
+		blackout->ours[2] = (struct area){ 0x2000, sizeof(struct pvclock_hyperv_page) };
+		check(pvclock_vcpu_write_msr(vcpu, PVCLOCK_HYPERV_MSR_REFERENCE_TSC, 0x2000 | 1) == 0);
+	}
+	if (which & 8) {
+		blackout->ours[3] = (struct area){ 0x300, sizeof(struct pvclock_steal_page) };
+		check(pvclock_vcpu_write_msr(vcpu, PVCLOCK_MSR_STEAL_TIME, 0x300 | 1) == 0);
+	}
+}
+
+/* --- what happens --------------------------------------------------------------------------------- */
+
+/* While L1 stands still its line becomes others; the last of them is not always said, and may be its counter's doing. */
+static void change_line(struct input *input, struct pvclock_vm *vm, struct pvclock_vcpu *vcpu, struct blackout *blackout)
+{
+	uint8_t how = (uint8_t)take(input, 1);
+	struct pvclock_tsc_transform tsc;
+	struct pvclock_line line;
+
+	blackout->changes = how % 4;
+	blackout->said = (how & 4) == 0;
+	blackout->moved = 0;
+	for (unsigned int i = 0; i < blackout->changes; i++) {
+		struct pvclock_line_change change = { .old_ticks = take(input, 7), .next_ticks = take(input, 7) };
+
+		pvclock_vcpu_get_line(vcpu, &change.old);
+		change.next = take_line(input);
+		blackout->moved += change.next_ticks - change.old_ticks;
+		pvclock_vcpu_set_line(vcpu, &change.next);
+		pvclock_vm_line_changed(vm, &change);
+	}
+	if (blackout->said)
+		return;
+	blackout->changes++;
+	if (how & 8) {
+		pvclock_vcpu_get_tsc(vcpu, &tsc);
+		tsc.offset += take(input, 3);
+		pvclock_vcpu_set_tsc(vcpu, &tsc, false);
+	} else {
+		line = take_line(input);
+		pvclock_vcpu_set_line(vcpu, &line);
+	}
+}
+
+static void check_dirty(struct pvclock_vm *vm, const uint8_t *before, const uint8_t *after)
+{
+	uint8_t bitmap[8] = { 0 };
+
+	pvclock_vm_take_dirty(vm, (struct pvclock_gpa){ 0 }, MEMORY, bitmap);
+	for (unsigned int i = 0; i < MEMORY / 4096; i++)
+		check((bitmap[0] >> i & 1) || memcmp(before + i * 4096, after + i * 4096, 4096) == 0);
+}
+
+static void black_out(struct input *input, struct pvclock_vm *vm, const struct level *level, struct blackout *blackout)
+{
+	struct pvclock_reason unstable = { .code = PVCLOCK_REASON_TSC_BACKWARDS, .text = "of a test" };
+	uint8_t before[MEMORY], bitmap[8] = { 0 };
+
+	pvclock_vcpu_get_line(level->vcpu, &blackout->was);
+	pvclock_vm_pause(vm);
+	change_line(input, vm, level->vcpu, blackout);
+	blackout->stable = take(input, 1) < 224;
+	pvclock_vm_declare_unstable(vm, blackout->stable ? NULL : &unstable);
+	pvclock_vcpu_get_line(level->vcpu, &blackout->is);
+	memcpy(before, level->memory, MEMORY);
+	pvclock_vm_take_dirty(vm, (struct pvclock_gpa){ 0 }, MEMORY, bitmap);
+	pvclock_vm_resume(vm);
+	check(pvclock_vm_take_nested(vm) == (check_told(blackout, before, level->memory) ? CONTROL : 0));
+	check_dirty(vm, before, level->memory);
+}
+
+/* By the same rule, to the same line: what L0 left is what L1's engine would have written. */
+static void follow(struct pvclock_vm *nested, const struct level *level, uint64_t generation)
+{
+	const struct pvclock_nested_page *table = (const struct pvclock_nested_page *)(const void *)(level->memory + TABLE);
+	struct pvclock_snapshot left, now;
+	bool rewritten = table->entries[0].generation == (uint32_t)generation;
+	int followed;
+
+	check(pvclock_page_read(level->memory + NESTED + INNER_PAGE, &left) == PVCLOCK_READ_OK);
+	pvclock_vm_pause(nested);
+	followed = pvclock_parent_follow(nested, NULL, NULL);
+	pvclock_vm_resume(nested);
+	check(!pvclock_parent_changed(nested));
+	check(pvclock_page_read(level->memory + NESTED + INNER_PAGE, &now) == PVCLOCK_READ_OK);
+	check(followed == 1 || !rewritten);
+	check(!rewritten || (left.line.tsc == now.line.tsc && left.line.ns == now.line.ns && left.line.mul == now.line.mul &&
+			     left.line.shift == now.line.shift));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct pvclock_parent_ops parent_ops = { .write_msr = write_msr, .locate = locate };
 	uint64_t tsc = 1ull << 40;
-	const struct pvclock_os_ops ops = { .read_tsc = read_tsc, .clock_gettime = gettime, .read_file = no_file };
+	const struct pvclock_os_ops ops = { .read_tsc = still_read_tsc, .clock_gettime = still_gettime, .read_file = still_no_file };
 	const struct pvclock_os os = { .ops = &ops, .ctx = &tsc };
-	uint8_t *memory = aligned_alloc(4096, MEMORY), before[MEMORY];
+	struct blackout blackout = { .memory = MEMORY, .table = TABLE };
+	uint8_t *memory = aligned_alloc(4096, MEMORY);
 	struct input input = { data, size };
 	struct pvclock_parent *parent;
 	struct pvclock_vcpu *inner;
@@ -170,45 +268,29 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	pvclock_vcpu_set_line(level.vcpu, &line);
 	pvclock_vcpu_set_line(inner, &line);
 	engine = take(&input, 1) & 1;
-	check(pvclock_parent_open(&parent_ops, &level, (struct pvclock_nested_page *)(void *)(memory + TABLE), 0, &parent) == 0);
+	check(pvclock_parent_open(&parent_ops, &level, (struct pvclock_nested_page *)(void *)(memory + TABLE), CONTROL, &parent) == 0);
 	fill_memory(&input, memory);
+	register_ours(&input, vm, level.vcpu, &blackout);
 	if (engine) { /* the guest is honest, and its own guest is not */
 		memset(memory + NESTED + INNER_TABLE, 0, 4096);
 		check(pvclock_parent_add(parent, nested, 0) == 0);
-		pvclock_vcpu_write_msr(inner, PVCLOCK_MSR_SYSTEM_TIME, 0x40 | 1);
+		pvclock_vcpu_write_msr(inner, PVCLOCK_MSR_SYSTEM_TIME, INNER_PAGE | 1);
 		pvclock_vcpu_write_msr(inner, PVCLOCK_MSR_NESTED, INNER_TABLE | 1);
 	}
 	for (unsigned int round = 0; round < 8 && input.size > 0; round++) {
 		uint8_t *table = memory + (engine ? NESTED + INNER_TABLE : TABLE);
-		uint64_t generation = pvclock_parent_generation(parent);
 		uint32_t count = (uint32_t)take(&input, 1);
 
 		if (count > 200)
 			count = (uint32_t)take(&input, 4);
 		memcpy(table + offsetof(struct pvclock_nested_page, count), &count, 4);
 		for (unsigned int i = 0; i < count && i < PVCLOCK_NESTED_ENTRIES && input.size > 0; i++)
-			fill_entry(&input, table + HEAD + i * 32, 0);
+			fill_entry(&input, table + HEAD + i * 32);
 		if (engine)
 			pvclock_vcpu_write_msr(inner, PVCLOCK_MSR_NESTED, INNER_TABLE | 1);
-		pvclock_vm_pause(vm);
-		for (unsigned int changes = (unsigned int)take(&input, 1) % 4; changes > 0; changes--) {
-			struct pvclock_line_change change = { .old_ticks = take(&input, 7), .next_ticks = take(&input, 7) };
-
-			pvclock_vcpu_get_line(level.vcpu, &change.old);
-			change.next = take_line(&input);
-			pvclock_vcpu_set_line(level.vcpu, &change.next);
-			pvclock_vm_line_changed(vm, &change);
-		}
-		memcpy(before, memory, MEMORY);
-		pvclock_vm_resume(vm);
-		check_memory(before, memory);
-		check(pvclock_parent_generation(parent) - generation <= 2 || !engine);
-		if (engine && pvclock_parent_changed(nested)) {
-			pvclock_vm_pause(nested);
-			pvclock_parent_follow(nested, NULL, NULL);
-			pvclock_vm_resume(nested);
-			check(!pvclock_parent_changed(nested));
-		}
+		black_out(&input, vm, &level, &blackout);
+		if (engine && pvclock_parent_changed(nested))
+			follow(nested, &level, pvclock_parent_generation(parent));
 	}
 	pvclock_parent_remove(nested);
 	pvclock_parent_close(parent);

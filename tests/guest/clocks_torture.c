@@ -49,8 +49,7 @@ struct run {
 	struct pvclock_user_page user __attribute__((aligned(4096)));
 	struct reader readers[READERS];
 	_Alignas(64) _Atomic bool stop;
-	_Atomic bool pause;                 /* the host asks all vCPUs out ... */
-	_Alignas(64) _Atomic unsigned int in_guest; /* ... and waits until none is in */
+	struct gate gate;
 	_Alignas(64) enum wrong wrong;
 	struct pvclock_line line;           /* the host's first */
 	_Atomic uint64_t changes, suspends, writes;
@@ -64,18 +63,6 @@ static void rest(long us)
 }
 
 /* --- vCPUs ----------------------------------------------------------------------------------------- */
-
-static void enter_guest(struct run *run)
-{
-	for (;;) {
-		atomic_fetch_add(&run->in_guest, 1);
-		if (!atomic_load(&run->pause))
-			return;
-		atomic_fetch_sub(&run->in_guest, 1);
-		while (atomic_load(&run->pause))
-			sched_yield();
-	}
-}
 
 static void below(struct reader *reader, uint64_t got, uint64_t before)
 {
@@ -170,12 +157,12 @@ static void *vcpu(void *argument)
 	CPU_SET(reader->index, &cpus);
 	pthread_setaffinity_np(pthread_self(), sizeof(cpus), &cpus); /* where there is such a CPU */
 	for (uint64_t batch = reader->index; !atomic_load_explicit(&run->stop, memory_order_relaxed); batch++) {
-		enter_guest(run);
+		enter_guest(&run->gate);
 		if (batch % 16 == 0)
 			read_the_day(reader);
 		else
 			read_one_clock(reader, batch & 1);
-		atomic_fetch_sub(&run->in_guest, 1);
+		leave_guest(&run->gate);
 		atomic_store_explicit(&reader->readings, atomic_load_explicit(&reader->readings, memory_order_relaxed) + BATCH,
 				      memory_order_relaxed);
 	}
@@ -238,12 +225,12 @@ static void *kernel(void *argument)
 	int64_t torn = 0;
 
 	while (!atomic_load(&run->stop)) {
-		enter_guest(run);
+		enter_guest(&run->gate);
 		for (unsigned int i = 0; i < 4; i++) {
 			write_once(run, &seed, &leapt, &torn);
 			atomic_fetch_add(&run->writes, 1);
 		}
-		atomic_fetch_sub(&run->in_guest, 1);
+		leave_guest(&run->gate);
 		rest(run->wrong == RIGHT ? 400 : 10);
 	}
 	return NULL;
@@ -255,9 +242,7 @@ static void pause_all(struct run *run)
 {
 	if (run->wrong == RUNNING)
 		return;
-	atomic_store(&run->pause, true);
-	while (atomic_load(&run->in_guest))
-		sched_yield();
+	pause_guest(&run->gate);
 }
 
 /* Usual rates, and ones by which a guest's second takes a millisecond. 12 bits, or a lossless step would take seconds. */
@@ -303,7 +288,7 @@ static void *host(void *argument)
 		else
 			(void)change_rate(&line, &seed);
 		pvclock_page_write(&run->user.page, &line, PVCLOCK_TSC_STABLE);
-		atomic_store(&run->pause, false);
+		resume_guest(&run->gate);
 		atomic_fetch_add(&run->changes, 1);
 		/* and a lossless one, with nobody stopped */
 		rest(100);

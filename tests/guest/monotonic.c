@@ -35,24 +35,11 @@ struct run {
 	_Alignas(64) struct pvclock_page page;
 	_Alignas(64) _Atomic uint64_t seen; /* the largest reading finished so far */
 	_Alignas(64) _Atomic bool stop;
-	_Atomic bool pause;                 /* the host asks all vCPUs out ... */
-	_Atomic unsigned int in_guest;      /* ... and waits until none is in */
+	struct gate gate;
 	struct pvclock_line line;           /* in force: changes only while none is in */
 	enum host host;
 	_Atomic uint64_t reads, backwards, wrong, worst, anchors, rates;
 };
-
-static void enter_guest(struct run *run)
-{
-	for (;;) {
-		atomic_fetch_add(&run->in_guest, 1);
-		if (!atomic_load(&run->pause))
-			return;
-		atomic_fetch_sub(&run->in_guest, 1);
-		while (atomic_load(&run->pause))
-			sched_yield();
-	}
-}
 
 static void *vcpu(void *argument)
 {
@@ -60,7 +47,7 @@ static void *vcpu(void *argument)
 	uint64_t reads = 0, backwards = 0, wrong = 0, worst = 0;
 
 	while (!atomic_load_explicit(&run->stop, memory_order_relaxed)) {
-		enter_guest(run);
+		enter_guest(&run->gate);
 		for (unsigned int i = 0; i < 50; i++) {
 			struct pvclock_reading reading;
 			/* lfence puts the TSC after this load: what others had finished is behind us */
@@ -77,7 +64,7 @@ static void *vcpu(void *argument)
 			wrong += reading.ns != pvclock_line_ns(&run->line, reading.tsc.ticks);
 			pvclock_guard(&run->seen, reading.ns);
 		}
-		atomic_fetch_sub(&run->in_guest, 1);
+		leave_guest(&run->gate);
 	}
 	atomic_fetch_add(&run->reads, reads);
 	atomic_fetch_add(&run->backwards, backwards);
@@ -94,9 +81,7 @@ static bool change_rate(struct run *run, uint64_t *seed, struct pvclock_line *li
 
 	if (run->host == EARLY)
 		sched_yield();
-	atomic_store(&run->pause, true);
-	while (atomic_load(&run->in_guest))
-		sched_yield();
+	pause_guest(&run->gate);
 	now = pvclock_read_tsc().ticks;
 	/* 1/8 to 4 ns a tick: shifts of both signs; with 12 bits, or a lossless step would take seconds */
 	if (!pvclock_slope_from_kernel(0x800 + (splitmix64(seed) & 0x7ff), 10 + (unsigned int)(splitmix64(seed) % 5),
@@ -105,7 +90,7 @@ static bool change_rate(struct run *run, uint64_t *seed, struct pvclock_line *li
 		return false;
 	*line = run->line;
 	pvclock_page_write(&run->page, line, PVCLOCK_TSC_STABLE);
-	atomic_store(&run->pause, false);
+	resume_guest(&run->gate);
 	return true;
 }
 
@@ -142,7 +127,7 @@ static void *host(void *argument)
 		for (uint64_t rest = splitmix64(&seed) & 255; rest; rest--)
 			pvclock_relax();
 	}
-	atomic_store(&run->pause, false);
+	resume_guest(&run->gate);
 	run->rates = rates;
 	run->anchors = anchors;
 	return NULL;

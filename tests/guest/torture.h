@@ -4,6 +4,8 @@
 #define TESTS_GUEST_TORTURE_H
 
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +31,41 @@ static inline bool one_tsc(void)
 		name[0] = '\0';
 	fclose(file);
 	return strcmp(name, "tsc\n") == 0 || strcmp(name, "kvm-clock\n") == 0;
+}
+
+/* vCPUs run inside; the host asks all of them out, and waits until none is in. */
+struct gate {
+	_Atomic bool pause;
+	_Alignas(64) _Atomic unsigned int in_guest;
+};
+
+static inline void enter_guest(struct gate *gate)
+{
+	for (;;) {
+		atomic_fetch_add(&gate->in_guest, 1);
+		if (!atomic_load(&gate->pause))
+			return;
+		atomic_fetch_sub(&gate->in_guest, 1);
+		while (atomic_load(&gate->pause))
+			sched_yield();
+	}
+}
+
+static inline void leave_guest(struct gate *gate)
+{
+	atomic_fetch_sub(&gate->in_guest, 1);
+}
+
+static inline void pause_guest(struct gate *gate)
+{
+	atomic_store(&gate->pause, true);
+	while (atomic_load(&gate->in_guest))
+		sched_yield();
+}
+
+static inline void resume_guest(struct gate *gate)
+{
+	atomic_store(&gate->pause, false);
 }
 
 #endif

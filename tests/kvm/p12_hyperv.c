@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * P12: Hyper-V's TSC page, its counter and the pvclock page of one guest, through pauses, live updates and snapshots: page and
- * counter are one function, in every reading that was logged (the counter's at some tick between two: tests/host/hyperv_test.c
+ * counter are one function, in every reading that was logged (the counter's at some tick between two: tests/host/hyperv_life_test.c
  * knows which); within docs/hyperv.md's bounds of the pvclock page at the same tick; on no vCPU a step back. A page is left alone
  * unless the clock became another function of the TSC; then the guest is told, and has no page until it acknowledges. KVM's own
  * test (hyperv_clock) asks that page and counter are 10 ms and 1 % apart at most: that follows.
