@@ -19,6 +19,7 @@
 #define INNER_SLOW 3        /* how much slower everything is, one level down */
 #define MIDDLE_MS 180000 /* it takes 60 to 100 s */
 #define MIDDLE_MB 1024u
+#define CONSOLE_MAX (64u << 10)
 #define MOVED_MB 640u /* of which its image is 90, and its guest 128 */
 
 /* The program inside writes into the folder that both see. */
@@ -87,6 +88,63 @@ struct middle {
 	const char *parent; /* PVCLOCK_PARENT: what the engine in there takes of this host's offer */
 };
 
+/* What the preload in the middle says on its machine's console, after each hop. */
+struct said {
+	unsigned int pauses, followed, rewritten, refused;
+	json_t *off_ns;
+};
+
+static void take_word(struct said *said, const json_t *entry)
+{
+	const char *event = lab_text(entry, "event", "");
+
+	if (!strcmp(event, "followed")) {
+		said->followed++;
+		said->rewritten += (unsigned int)lab_number(entry, "rewritten", 0);
+		said->refused += (unsigned int)lab_number(entry, "refused", 0);
+	}
+	if (!strcmp(event, "pause") && lab_number(entry, "off_ns", 0))
+		json_array_append_new(said->off_ns, json_integer(lab_number(entry, "off_ns", 0)));
+}
+
+static void take_words(struct run *run, unsigned int hop, struct said *said)
+{
+	char path[LAB_PATH], *text, *at;
+
+	snprintf(path, sizeof(path), "%.300s/%s-%s-hop%u.console", run->lab->logs, run->scenario, run->who, hop);
+	text = lab_read_tail(path, CONSOLE_MAX);
+	for (at = text ? strtok(text, "\r\n") : NULL; at; at = strtok(NULL, "\r\n")) {
+		json_t *entry = json_loads(at, 0, NULL);
+
+		if (json_is_object(entry))
+			take_word(said, entry);
+		json_decref(entry);
+	}
+	free(text);
+}
+
+/*
+ * With the tree every page was right before anything ran: each move to another rate was told, and nothing refused. Without it the clock
+ * was off when that was noticed, by so much.
+ */
+static int judge_words(struct run *run, bool tree, unsigned int hops)
+{
+	struct said said = { .off_ns = json_array() };
+
+	for (unsigned int i = 1; i <= hops; i++)
+		take_words(run, i, &said);
+	run_note(run, "followed", json_integer(said.followed));
+	run_note(run, "rewritten", json_integer(said.rewritten));
+	run_note(run, "refused", json_integer(said.refused));
+	run_note(run, "off_ns", said.off_ns);
+	if (!tree || strcmp(run->who, "own") || !run->there || !run->drift_taken)
+		return 0;
+	if (said.followed != hops || said.rewritten != hops || said.refused)
+		return lab_fail(run->lab, "Of %u moves %u were told; %u pages were made right and %u refused.", hops, said.followed, said.rewritten,
+				said.refused);
+	return 0;
+}
+
 static int move(struct run *run, const struct middle *middle, int (*moving)(struct run *, struct qemu_options *, unsigned int))
 {
 	char command[128];
@@ -99,7 +157,7 @@ static int move(struct run *run, const struct middle *middle, int (*moving)(stru
 	 */
 	snprintf(command, sizeof(command), "tsc=reliable pvclock.host=sh,/nested-host.sh,%s,%s", middle->clock ? middle->clock : run->who, middle->parent);
 	run->nested = true;
-	return moving(run, &options, run_events(run, 2));
+	return moving(run, &options, run_events(run, 2)) || judge_words(run, !strcmp(middle->parent, "tree"), run_events(run, 2)) ? -1 : 0;
 }
 
 int play_nested_live_update(struct run *run)

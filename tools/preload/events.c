@@ -68,8 +68,22 @@ static void watch_source(struct vm *vm)
 	vm->source = NULL;
 }
 
+/*
+ * How much more the clock read, when it was stopped, than it was to: its line has become another there, because this host's did. (A
+ * page that this host's own host made right did not: parent.c tells.)
+ */
+static int64_t read_off(const struct vm *vm, const struct pvclock_line *before)
+{
+	uint64_t tsc = vcpu_tsc_at(vm->vcpus[0], vm->hold);
+	struct pvclock_line line;
+
+	return before->mul != 0 && pvclock_vcpu_get_line(vm->vcpus[0]->clock, &line) == 0 ?
+		       (int64_t)(pvclock_line_ns(before, tsc) - pvclock_line_ns(&line, tsc)) : 0;
+}
+
 void vm_pause(struct vm *vm)
 {
+	struct pvclock_line before;
 	int error;
 
 	if (vm->paused || !vm->started)
@@ -77,6 +91,8 @@ void vm_pause(struct vm *vm)
 	vm_hold(vm);
 	vm_reread_policy(vm);
 	watch_source(vm);
+	if (pvclock_vcpu_get_line(vm->vcpus[0]->clock, &before) != 0)
+		before.mul = 0;
 	error = pvclock_kvm_pause(vm->kvm);
 	parent_tell(vm);
 	if (error)
@@ -84,8 +100,8 @@ void vm_pause(struct vm *vm)
 	vm->paused = error == 0;
 	if (vm->paused)
 		vm_keep_record(vm);
-	record_event("pause", NULL, "\"host_tsc\":%llu,\"tsc\":%llu", (unsigned long long)vm->hold.ticks,
-		     (unsigned long long)vcpu_tsc_at(vm->vcpus[0], vm->hold));
+	record_event("pause", NULL, "\"host_tsc\":%llu,\"tsc\":%llu,\"off_ns\":%lld", (unsigned long long)vm->hold.ticks,
+		     (unsigned long long)vcpu_tsc_at(vm->vcpus[0], vm->hold), (long long)read_off(vm, &before));
 }
 
 /* --- going on ------------------------------------------------------------------------------------ */
