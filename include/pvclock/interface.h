@@ -17,8 +17,8 @@ extern "C" {
 
 /*
  * The hypervisor's leaves begin at 0x40000000, and further interfaces at each 0x100 after that. Ours is where EBX, ECX, EDX are the
- * signature; EAX is its last leaf. In the next one, EAX: features; EBX: the interface's version; ECX: how deep the machine is nested:
- * 1, a guest of a host that is no guest; n + 1, of one that is n deep; 0: not said.
+ * signature; EAX is its last leaf. In the next one, EAX: features; EBX: the interface's version; ECX: how deep the machine is
+ * nested: 1, a guest of a host that is no guest; n + 1, of one that is n deep; 0: not said.
  */
 #define PVCLOCK_CPUID_FIRST 0x40000000u
 #define PVCLOCK_CPUID_LAST 0x4000ff00u
@@ -90,7 +90,7 @@ struct pvclock_interface {
 	uint32_t depth;             /* this machine's; 0: not said */
 };
 
-/* Looks through the leaves of a machine: up to 257 times CPUID, of which each is an exit in a guest. `cpuid`: as of pvclock/os.h. */
+/* Looks through the leaves of a machine: up to 257 times CPUID, each of which is an exit. `cpuid`: as of pvclock/os.h. */
 void pvclock_interface_search(void (*cpuid)(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t regs[4]), void *ctx,
 			      struct pvclock_interface *found);
 

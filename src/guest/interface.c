@@ -36,7 +36,9 @@ void pvclock_interface_search(void (*cpuid)(void *ctx, uint32_t leaf, uint32_t s
 static void cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t regs[4])
 {
 	(void)ctx;
-	__asm__ __volatile__("cpuid" : "=a"(regs[EAX]), "=b"(regs[EBX]), "=c"(regs[ECX]), "=d"(regs[EDX]) : "0"(leaf), "2"(subleaf));
+	__asm__ __volatile__("cpuid"
+			     : "=a"(regs[EAX]), "=b"(regs[EBX]), "=c"(regs[ECX]), "=d"(regs[EDX])
+			     : "0"(leaf), "2"(subleaf));
 }
 
 uint32_t pvclock_interface_find(void)
