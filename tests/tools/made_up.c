@@ -19,6 +19,8 @@ static int get_time(void *ctx, clockid_t clock, struct timespec *ts)
 	uint64_t ns;
 
 	machine->tsc += machine->step;
+	if (machine->quick && ++machine->times != machine->quick)
+		machine->tsc += 2000;
 	ns = pvclock_line_ns(&machine->raw, machine->tsc) + (clock == CLOCK_REALTIME ? machine->realtime_ns : 0);
 	*ts = (struct timespec){ .tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u) };
 	return 0;

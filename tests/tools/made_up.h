@@ -15,6 +15,7 @@ struct made_up {
 	uint64_t tsc, step;           /* each read takes so many ticks before it */
 	struct pvclock_line raw;      /* CLOCK_MONOTONIC_RAW */
 	uint64_t realtime_ns;         /* CLOCK_REALTIME less that */
+	unsigned int quick, times;     /* only the clock's read of this number, from 1 on, is not a microsecond late; 0: all are not */
 	const void *pages[2];         /* by enum pvclock_clock_page */
 	unsigned int page_calls[2];
 };

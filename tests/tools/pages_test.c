@@ -220,6 +220,24 @@ static void live_pages_are_compared_at_one_tick(void **state)
 	assert_printed(text, part);
 }
 
+/* Each read of the kernel's clock is late by a microsecond but one, wherever that is. */
+static void the_narrowest_bracket_counts(void **state)
+{
+	struct shown shown;
+
+	(void)state;
+	for (unsigned int quick = 1; quick <= 64; quick++) {
+		struct from_raw from_raw;
+
+		show_both(&shown);
+		shown_page_read(&shown.vdso.pages[SHOWN_PVCLOCK], SHOWN_PVCLOCK, &shown.pvclock);
+		shown.made_up.quick = quick;
+		page_from_raw(&shown.made_up.os, &shown.vdso.pages[SHOWN_PVCLOCK], &from_raw);
+		assert_int_equal(from_raw.ns, 123456789);
+		assert_int_equal(from_raw.error_ns, 15);
+	}
+}
+
 static void another_clock_is_not_called_one(void **state)
 {
 	struct shown shown;
@@ -289,6 +307,15 @@ static void a_page_that_is_none_says_why(void **state)
 	assert_false(shown.vdso.apart.hyperv_known);
 
 	show_both(&shown);
+	shown.pvclock.version = 0; /* what no host writes: a kernel has something else there */
+	look_twice(&shown);
+	assert_printed(printed(print_vdso, &shown.vdso), "vCPU 0: not live (it holds no line)");
+	show_both(&shown);
+	shown.pvclock.tsc_timestamp = 0;
+	look_twice(&shown);
+	assert_printed(printed(print_vdso, &shown.vdso), "vCPU 0: not live (it holds no line)");
+
+	show_both(&shown);
 	shown.pvclock.tsc_to_system_mul = 0;
 	look_twice(&shown);
 	assert_printed(printed(print_vdso, &shown.vdso), "vCPU 0: not live (it holds no line)");
@@ -301,6 +328,7 @@ int main(void)
 		cmocka_unit_test(a_kvm_says_no_depth),
 		cmocka_unit_test(all_three_interfaces_are_told),
 		cmocka_unit_test(live_pages_are_compared_at_one_tick),
+		cmocka_unit_test(the_narrowest_bracket_counts),
 		cmocka_unit_test(another_clock_is_not_called_one),
 		cmocka_unit_test(a_page_that_drifts_from_the_kernel_says_so),
 		cmocka_unit_test(a_page_that_is_none_says_why),

@@ -10,7 +10,10 @@
 #include <pvclock/guest.h>
 
 #include <elf.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define CPUS 4
 #define MEMORY 0x8000
@@ -390,6 +393,32 @@ static void memory_is_found_by_its_address(void **state)
 	kernel_memory_close(&memory);
 }
 
+/* A page of this process, found in the machine's memory: root, on a kernel with kcore. */
+static void this_machines_memory_is_read(void **state)
+{
+	uint8_t *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), copy[64];
+	uint64_t entry = 0, first = (uintptr_t)page / 4096;
+	struct kernel_memory memory;
+	int pagemap;
+
+	(void)state;
+	assert_ptr_not_equal(page, MAP_FAILED);
+	for (unsigned int i = 0; i < 4096; i++)
+		page[i] = (uint8_t)(i * i + i / 256);
+	assert_int_equal(mlock(page, 4096), 0);
+	kernel_memory_open(&memory, "/proc/kcore");
+	pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (pagemap < 0 || pread(pagemap, &entry, 8, (off_t)(first * 8)) != 8 || (entry & ((1ull << 55) - 1)) == 0 || memory.kcore < 0) {
+		print_message("[  SKIP    ] /proc/kcore is not there, or this user may not read it\n");
+		skip();
+	}
+	assert_true(read_kernel_memory(&memory, (entry & ((1ull << 55) - 1)) * 4096 + 1000, copy, sizeof(copy)));
+	assert_memory_equal(copy, page + 1000, sizeof(copy));
+	close(pagemap);
+	kernel_memory_close(&memory);
+	munmap(page, 4096);
+}
+
 static int end(void **state)
 {
 	(void)state;
@@ -409,6 +438,7 @@ int main(void)
 		cmocka_unit_test_teardown(suspend_and_nested_pages_are_told, end),
 		cmocka_unit_test_teardown(vmclock_is_compared_with_the_page_and_the_day, end),
 		cmocka_unit_test_setup_teardown(memory_is_found_by_its_address, make_folder, remove_folder),
+		cmocka_unit_test(this_machines_memory_is_read),
 	};
 
 	return cmocka_run_group_tests_name("registered", tests, NULL, NULL);
