@@ -89,7 +89,7 @@ fi
 [ "$(get kvm.usable)" = true ] || has_notes
 
 grep -qw hypervisor /proc/cpuinfo && is_guest=true || is_guest=false
-is nesting.guest $is_guest
+is nesting.guest "$is_guest"
 if [ "$(get nesting.guest)" = true ]; then
 	[ "$(get nesting.depth)" -ge 1 ] || fail "a guest of depth $(get nesting.depth)"
 else
