@@ -102,7 +102,8 @@ static void tell_guest(const struct machine *m)
 	for (unsigned int i = 0; i < cpuid.head.nent; i++)
 		if (cpuid.entries[i].function == 1) /* a hypervisor, and a timer for TSC deadlines, which older kernels do not say of themselves */
 			cpuid.entries[i].ecx |= 1u << 31 | 1u << 24;
-	pvclock_interface_cpuid(0x40000100, /* after KVM's own */ PVCLOCK_FEATURE_SUSPEND, leaves);
+	pvclock_interface_cpuid(0x40000100, /* after KVM's own */ PVCLOCK_FEATURE_SUSPEND,
+				pvclock_interface_guest_depth(pvclock_os_linux()), leaves);
 	for (unsigned int i = 0; i < PVCLOCK_CPUID_LEAVES; i++)
 		cpuid.entries[cpuid.head.nent++] = (struct kvm_cpuid_entry2){ .function = leaves[i].leaf, .eax = leaves[i].eax,
 			.ebx = leaves[i].ebx, .ecx = leaves[i].ecx, .edx = leaves[i].edx };

@@ -116,7 +116,8 @@ static int tell_offer(struct machine *machine, struct problem *problem)
 		return -1;
 	if (!offered)
 		return 0;
-	pvclock_interface_cpuid((machine->hyperv ? KVM_LEAVES_MOVED : KVM_LEAVES) + PVCLOCK_CPUID_STEP, offered, leaves);
+	pvclock_interface_cpuid((machine->hyperv ? KVM_LEAVES_MOVED : KVM_LEAVES) + PVCLOCK_CPUID_STEP, offered,
+				pvclock_interface_guest_depth(pvclock_os_linux()), leaves);
 	return machine_add_leaves(machine, leaves, PVCLOCK_CPUID_LEAVES, problem) < 0 ? -1 : timer_start(machine, problem);
 }
 

@@ -17,7 +17,8 @@ extern "C" {
 
 /*
  * The hypervisor's leaves begin at 0x40000000, and further interfaces at each 0x100 after that. Ours is where EBX, ECX, EDX are the
- * signature; EAX is its last leaf. In the next one, EAX: features; EBX: the interface's version.
+ * signature; EAX is its last leaf. In the next one, EAX: features; EBX: the interface's version; ECX: how deep the machine is
+ * nested: 1, a guest of a host that is no guest; n + 1, of one that is n deep; 0: not said.
  */
 #define PVCLOCK_CPUID_FIRST 0x40000000u
 #define PVCLOCK_CPUID_LAST 0x4000ff00u
@@ -68,8 +69,30 @@ struct pvclock_cpuid {
 	uint32_t leaf, eax, ebx, ecx, edx;
 };
 
-/* The leaves that say so, for a VMM's CPUID table, from `base` on (a multiple of 0x100 where no other interface is). */
-void pvclock_interface_cpuid(uint32_t base, uint32_t features, struct pvclock_cpuid leaves[PVCLOCK_CPUID_LEAVES]);
+/*
+ * The leaves that say so, for a VMM's CPUID table, from `base` on (a multiple of 0x100 where no other interface is). `depth`: the
+ * guest's, as pvclock_interface_guest_depth finds it; 0: it is not told.
+ */
+void pvclock_interface_cpuid(uint32_t base, uint32_t features, uint32_t depth, struct pvclock_cpuid leaves[PVCLOCK_CPUID_LEAVES]);
+
+struct pvclock_os;
+/*
+ * The depth of a guest of the machine that `os` is: 1 where its CPUID names no hypervisor, else one more than its host says that it
+ * has; 0: its host does not say. As costly as pvclock_interface_search; the answer holds until the machine itself is moved.
+ */
+uint32_t pvclock_interface_guest_depth(const struct pvclock_os *os);
+
+/* What a machine's CPUID says of its host. */
+struct pvclock_interface {
+	bool guest;                 /* it names a hypervisor */
+	uint32_t base;              /* our first leaf; 0: there is none, and nothing below is known */
+	uint32_t version, features; /* features: 0 of a version that is below ours */
+	uint32_t depth;             /* this machine's; 0: not said */
+};
+
+/* Looks through the leaves of a machine: up to 257 times CPUID, each of which is an exit. `cpuid`: as of pvclock/os.h. */
+void pvclock_interface_search(void (*cpuid)(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t regs[4]), void *ctx,
+			      struct pvclock_interface *found);
 
 #if defined(__x86_64__) || defined(__i386__)
 /* The features of the interface that this machine has; 0: it has none. */

@@ -1,31 +1,52 @@
 /* SPDX-License-Identifier: MIT */
-/* interface.c - what this machine's host offers. */
+/* interface.c - what this machine's host offers, and how deep the machine is nested. */
 #include <pvclock/interface.h>
+
+enum { EAX, EBX, ECX, EDX };
+
+void pvclock_interface_search(void (*cpuid)(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t regs[4]), void *ctx,
+			      struct pvclock_interface *found)
+{
+	uint32_t regs[4];
+
+	found->guest = false;
+	found->base = found->version = found->features = found->depth = 0;
+	cpuid(ctx, 1, 0, regs);
+	if (!(regs[ECX] >> 31)) /* no hypervisor: these leaves are the CPU's */
+		return;
+	found->guest = true;
+	for (uint32_t base = PVCLOCK_CPUID_FIRST; base <= PVCLOCK_CPUID_LAST; base += PVCLOCK_CPUID_STEP) {
+		cpuid(ctx, base, 0, regs);
+		if (regs[EBX] != PVCLOCK_CPUID_SIGNATURE_EBX || regs[ECX] != PVCLOCK_CPUID_SIGNATURE_ECX ||
+		    regs[EDX] != PVCLOCK_CPUID_SIGNATURE_EDX || regs[EAX] < base + 1)
+			continue;
+		cpuid(ctx, base + 1, 0, regs);
+		found->base = base;
+		found->version = regs[EBX];
+		if (found->version >= PVCLOCK_INTERFACE_VERSION) {
+			found->features = regs[EAX];
+			found->depth = regs[ECX];
+		}
+		return;
+	}
+}
 
 #if defined(__x86_64__) || defined(__i386__)
 
-static struct pvclock_cpuid cpuid(uint32_t leaf)
+static void cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t regs[4])
 {
-	struct pvclock_cpuid regs = { .leaf = leaf, .eax = leaf };
-
-	__asm__ __volatile__("cpuid" : "+a"(regs.eax), "=b"(regs.ebx), "+c"(regs.ecx), "=d"(regs.edx));
-	return regs;
+	(void)ctx;
+	__asm__ __volatile__("cpuid"
+			     : "=a"(regs[EAX]), "=b"(regs[EBX]), "=c"(regs[ECX]), "=d"(regs[EDX])
+			     : "0"(leaf), "2"(subleaf));
 }
 
 uint32_t pvclock_interface_find(void)
 {
-	if (!(cpuid(1).ecx >> 31)) /* no hypervisor: these leaves are the CPU's */
-		return 0;
-	for (uint32_t base = PVCLOCK_CPUID_FIRST; base <= PVCLOCK_CPUID_LAST; base += PVCLOCK_CPUID_STEP) {
-		struct pvclock_cpuid first = cpuid(base), features;
+	struct pvclock_interface found;
 
-		if (first.ebx != PVCLOCK_CPUID_SIGNATURE_EBX || first.ecx != PVCLOCK_CPUID_SIGNATURE_ECX ||
-		    first.edx != PVCLOCK_CPUID_SIGNATURE_EDX || first.eax < base + 1)
-			continue;
-		features = cpuid(base + 1);
-		return features.ebx >= PVCLOCK_INTERFACE_VERSION ? features.eax : 0;
-	}
-	return 0;
+	pvclock_interface_search(cpuid, NULL, &found);
+	return found.features;
 }
 
 #endif

@@ -9,11 +9,22 @@
 
 #define VECTOR_MIN 16u /* below are the exceptions' */
 
-void pvclock_interface_cpuid(uint32_t base, uint32_t features, struct pvclock_cpuid leaves[PVCLOCK_CPUID_LEAVES])
+void pvclock_interface_cpuid(uint32_t base, uint32_t features, uint32_t depth, struct pvclock_cpuid leaves[PVCLOCK_CPUID_LEAVES])
 {
 	leaves[0] = (struct pvclock_cpuid){ .leaf = base, .eax = base + PVCLOCK_CPUID_LEAVES - 1, .ebx = PVCLOCK_CPUID_SIGNATURE_EBX,
 					    .ecx = PVCLOCK_CPUID_SIGNATURE_ECX, .edx = PVCLOCK_CPUID_SIGNATURE_EDX };
-	leaves[1] = (struct pvclock_cpuid){ .leaf = base + 1, .eax = features & PVCLOCK_FEATURES, .ebx = PVCLOCK_INTERFACE_VERSION };
+	leaves[1] = (struct pvclock_cpuid){ .leaf = base + 1, .eax = features & PVCLOCK_FEATURES, .ebx = PVCLOCK_INTERFACE_VERSION,
+					    .ecx = depth };
+}
+
+uint32_t pvclock_interface_guest_depth(const struct pvclock_os *os)
+{
+	struct pvclock_interface host;
+
+	pvclock_interface_search(os->ops->cpuid, os->ctx, &host);
+	if (!host.guest)
+		return 1;
+	return host.depth ? host.depth + 1 : 0;
 }
 
 void pvclock_vm_offer(struct pvclock_vm *vm, uint32_t features)

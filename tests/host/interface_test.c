@@ -209,7 +209,7 @@ static void the_leaves_are_the_specification(void **state)
 	char signature[13] = { 0 };
 
 	(void)state;
-	pvclock_interface_cpuid(0x40000200, UINT32_MAX, leaves);
+	pvclock_interface_cpuid(0x40000200, UINT32_MAX, 7, leaves);
 	memcpy(signature, &leaves[0].ebx, 4);
 	memcpy(signature + 4, &leaves[0].ecx, 4);
 	memcpy(signature + 8, &leaves[0].edx, 4);
@@ -219,6 +219,84 @@ static void the_leaves_are_the_specification(void **state)
 	assert_int_equal(leaves[1].leaf, 0x40000201);
 	assert_int_equal(leaves[1].eax, PVCLOCK_FEATURES);
 	assert_int_equal(leaves[1].ebx, 1);
+	assert_int_equal(leaves[1].ecx, 7);
+	assert_int_equal(leaves[1].edx, 0);
+}
+
+/* A machine whose CPUID has the two leaves, and nothing in any other. */
+struct leaves {
+	bool hypervisor;
+	struct pvclock_cpuid leaves[PVCLOCK_CPUID_LEAVES];
+};
+
+static void read_cpuid(void *ctx, uint32_t leaf, uint32_t subleaf, uint32_t regs[4])
+{
+	const struct leaves *machine = ctx;
+
+	(void)subleaf;
+	memset(regs, 0, 4 * sizeof(regs[0]));
+	if (leaf == 1)
+		regs[2] = machine->hypervisor ? 1u << 31 : 0x7fffffff;
+	for (unsigned int i = 0; i < PVCLOCK_CPUID_LEAVES; i++)
+		if (machine->leaves[i].leaf == leaf)
+			memcpy(regs, &machine->leaves[i].eax, 4 * sizeof(regs[0]));
+}
+
+static void the_depth_is_exact_down_a_tree(void **state)
+{
+	static const struct pvclock_os_ops ops = { .cpuid = read_cpuid };
+	struct leaves machine = { .hypervisor = false };
+	struct pvclock_os os = { .ops = &ops, .ctx = &machine };
+	struct pvclock_interface found;
+
+	(void)state;
+	pvclock_interface_search(read_cpuid, &machine, &found);
+	assert_false(found.guest);
+	for (uint32_t depth = 1; depth < 6; depth++) {
+		uint32_t base = 0x40000000 + depth * 0x3300; /* the last one is the last that is looked at */
+
+		assert_int_equal(pvclock_interface_guest_depth(&os), depth);
+		pvclock_interface_cpuid(base, depth, pvclock_interface_guest_depth(&os), machine.leaves);
+		machine.hypervisor = true;
+		pvclock_interface_search(read_cpuid, &machine, &found);
+		assert_true(found.guest);
+		assert_int_equal(found.base, base);
+		assert_int_equal(found.version, PVCLOCK_INTERFACE_VERSION);
+		assert_int_equal(found.features, depth);
+		assert_int_equal(found.depth, depth);
+	}
+}
+
+static void a_depth_that_nobody_says_is_not_known(void **state)
+{
+	static const struct pvclock_os_ops ops = { .cpuid = read_cpuid };
+	struct leaves machine = { .hypervisor = true };
+	struct pvclock_os os = { .ops = &ops, .ctx = &machine };
+	struct pvclock_interface found;
+
+	(void)state;
+	assert_int_equal(pvclock_interface_guest_depth(&os), 0); /* another hypervisor's guest */
+	pvclock_interface_search(read_cpuid, &machine, &found);
+	assert_true(found.guest);
+	assert_int_equal(found.base, 0);
+	pvclock_interface_cpuid(0x40000100, PVCLOCK_FEATURE_SUSPEND, 0, machine.leaves); /* a host that does not say */
+	assert_int_equal(pvclock_interface_guest_depth(&os), 0);
+	machine.leaves[1].ecx = UINT32_MAX;
+	assert_int_equal(pvclock_interface_guest_depth(&os), 0);
+	machine.leaves[1].ecx = UINT32_MAX - 1;
+	assert_int_equal(pvclock_interface_guest_depth(&os), UINT32_MAX);
+	machine.leaves[1].ebx = 0; /* a version below ours: its other registers may mean anything */
+	assert_int_equal(pvclock_interface_guest_depth(&os), 0);
+	pvclock_interface_search(read_cpuid, &machine, &found);
+	assert_int_equal(found.base, 0x40000100);
+	assert_int_equal(found.features, 0);
+	machine.leaves[1].ebx = 2; /* later ones only add */
+	assert_int_equal(pvclock_interface_guest_depth(&os), UINT32_MAX);
+	machine.leaves[0].eax = 0x40000100; /* it says that it has no further leaf */
+	assert_int_equal(pvclock_interface_guest_depth(&os), 0);
+	pvclock_interface_cpuid(0x40000100, PVCLOCK_FEATURE_SUSPEND, 3, machine.leaves);
+	machine.hypervisor = false; /* then these leaves are the CPU's, whatever they say */
+	assert_int_equal(pvclock_interface_guest_depth(&os), 1);
 }
 
 int main(void)
@@ -229,6 +307,8 @@ int main(void)
 		cmocka_unit_test(the_page_is_written_where_it_was_asked_for),
 		cmocka_unit_test(p6_all_of_it_goes_with_the_record),
 		cmocka_unit_test(the_leaves_are_the_specification),
+		cmocka_unit_test(the_depth_is_exact_down_a_tree),
+		cmocka_unit_test(a_depth_that_nobody_says_is_not_known),
 	};
 
 	return cmocka_run_group_tests_name("interface", tests, NULL, NULL);

@@ -88,12 +88,27 @@ else
 fi
 [ "$(get kvm.usable)" = true ] || has_notes
 
+grep -qw hypervisor /proc/cpuinfo && is_guest=true || is_guest=false
+is nesting.guest "$is_guest"
+if [ "$(get nesting.guest)" = true ]; then
+	[ "$(get nesting.depth)" -ge 1 ] || fail "a guest of depth $(get nesting.depth)"
+else
+	is nesting.depth 0
+	is nesting.exact true
+	is parent null
+fi
+get pages | grep -q "\"whose\"" || fail "host names no pages"
+nesting=$(get nesting) parent=$(get parent) hypervisors=$(get hypervisors)
+
 # --- this guest, if it is one ------------------------------------------------------------------------
 expect "0 1" guest --json --seconds 0.2
 code=$got
 for member in kernel hypervisors kvm_features clocksource.current steps_back.cpus clock_gettime.vdso_answers; do
 	get $member >/dev/null
 done
+is nesting "$nesting"
+is parent "$parent"
+is hypervisors "$hypervisors"
 if [ "$(get page)" = null ]; then
 	[ "$code" -eq 1 ] || fail "no page and exit code $code"
 	has_notes

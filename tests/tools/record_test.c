@@ -277,6 +277,45 @@ static void show_tells_a_deadline_in_ns(void **state)
 	assert_shows(&ran, "told at 0x9000");
 }
 
+/* Each vCPU by its own TSC, and Hyper-V's reference time by the first's, at the save. */
+static void show_tells_how_far_clocks_are_apart(void **state)
+{
+	struct pvclock_record record;
+	char wanted[160];
+	uint64_t tsc, other;
+	int64_t ns;
+	struct ran ran;
+
+	(void)state;
+	seed_random(11);
+	make_record(&record, vcpus, 2);
+	assert_true(pvclock_line_to_hyperv(&record.line, &record.hyperv));
+	write_record(in_folder("a"), &record);
+	tsc = pvclock_tsc_to_guest(&vcpus[0].tsc, record.time.at).ticks;
+	ns = (int64_t)(pvclock_hyperv_time(&record.hyperv, tsc) * 100 - record.system_time);
+	assert_in_range(ns + 100, 0, 202);
+	ran = run("record", "show", in_folder("a"), NULL);
+	snprintf(wanted, sizeof(wanted), "apart at the save vCPUs 0 ns at most; Hyper-V %+" PRId64 " ns from the first (one clock", ns);
+	assert_shows(&ran, wanted);
+
+	record.hyperv.offset += 3;
+	vcpus[1].tsc.ratio++; /* another rate: its line, which is shifted by the offset alone, is another clock */
+	write_record(in_folder("a"), &record);
+	other = pvclock_tsc_to_guest(&vcpus[1].tsc, record.time.at).ticks - (vcpus[1].tsc.offset - record.reference.offset);
+	assert_true(pvclock_line_ns(&record.line, other) > record.system_time + 1000);
+	ran = run("record", "show", in_folder("a"), NULL);
+	snprintf(wanted, sizeof(wanted), "vCPUs %" PRIu64 " ns at most; Hyper-V %+" PRId64 " ns from the first (not one clock",
+		 pvclock_line_ns(&record.line, other) - record.system_time, ns + 300);
+	assert_shows(&ran, wanted);
+
+	record.hyperv.scale = 0; /* the guest was never told */
+	record.hyperv.offset = 0;
+	write_record(in_folder("a"), &record);
+	ran = run("record", "show", in_folder("a"), NULL);
+	assert_shows_not(&ran, "Hyper-V +");
+	assert_shows_not(&ran, "Hyper-V -");
+}
+
 static void usage_errors_are_told(void **state)
 {
 	static const char *const cases[][6] = {
@@ -304,6 +343,7 @@ int main(void)
 		cmocka_unit_test(a_guest_cannot_plant_a_record),
 		cmocka_unit_test(two_records_are_compared_as_functions),
 		cmocka_unit_test(show_tells_a_deadline_in_ns),
+		cmocka_unit_test(show_tells_how_far_clocks_are_apart),
 		cmocka_unit_test(usage_errors_are_told),
 	};
 

@@ -57,7 +57,7 @@ struct kvm_cpuid2 *vm_with_interface(const struct vm *vm, const struct kvm_cpuid
 		return NULL;
 	memcpy(with->entries, cpuid->entries, cpuid->nent * sizeof(with->entries[0]));
 	with->nent = cpuid->nent;
-	pvclock_interface_cpuid(base, features, leaves);
+	pvclock_interface_cpuid(base, features, pvclock_interface_guest_depth(&vm->os), leaves);
 	for (size_t i = 0; i < PVCLOCK_CPUID_LEAVES; i++)
 		with->entries[with->nent++] = (struct kvm_cpuid_entry2){ .function = leaves[i].leaf, .eax = leaves[i].eax,
 			.ebx = leaves[i].ebx, .ecx = leaves[i].ecx, .edx = leaves[i].edx };

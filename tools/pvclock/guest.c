@@ -5,62 +5,23 @@
 
 #include <pvclock/os.h>
 
-#include <fcntl.h>
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* CPUID leaves of hypervisors: Linux Documentation/virt/kvm/x86/cpuid.rst; Hyper-V TLFS 2.4 */
-#define HYPERVISOR_FIRST 0x40000000u
-#define HYPERVISOR_LAST 0x40010000u
-#define HYPERVISOR_STEP 0x100u
-
-/* --- what the hypervisor says of itself --------------------------------------------------- */
-
-static void read_cpuid(struct guest *guest)
+/* What the guest's kernel told the host. For root, with the msr module. */
+static void read_registered(struct guest *guest)
 {
-	const struct pvclock_os *os = pvclock_os_linux();
-	uint32_t regs[4];
+	struct kernel_memory memory;
+	struct access access = { .read_msr = read_cpu_msr, .read_memory = read_kernel_memory, .ctx = &memory };
+	long cpus = sysconf(_SC_NPROCESSORS_CONF); /* offline ones are passed over */
 
-	os->ops->cpuid(os->ctx, 1, 0, regs);
-	guest->hypervisor = (regs[2] & 1u << 31) != 0;
-	if (!guest->hypervisor)
-		return;
-	/* a hypervisor may show several interfaces, a step apart: Hyper-V's first, KVM's behind it */
-	for (uint32_t leaf = HYPERVISOR_FIRST; leaf < HYPERVISOR_LAST && guest->signature_count < 3;
-	     leaf += HYPERVISOR_STEP) {
-		char *signature = guest->signatures[guest->signature_count];
-
-		os->ops->cpuid(os->ctx, leaf, 0, regs);
-		/* KVM once said 0 for its largest leaf; an interface that is not there has no signature either */
-		if (regs[1] == 0 || (regs[0] != 0 && (regs[0] < leaf || regs[0] >= leaf + HYPERVISOR_STEP)))
-			continue;
-		memcpy(signature, &regs[1], 4);
-		memcpy(signature + 4, &regs[2], 4);
-		memcpy(signature + 8, &regs[3], 4);
-		for (unsigned int i = 0; i < 12; i++)
-			if (signature[i] != '\0' && (signature[i] < ' ' || signature[i] > '~'))
-				signature[i] = '?';
-		guest->signature_count++;
-		if (strcmp(signature, "KVMKVMKVM") == 0 && !guest->kvm) {
-			guest->kvm = true;
-			os->ops->cpuid(os->ctx, leaf + 1, 0, regs);
-			guest->features = regs[0];
-		}
-	}
-}
-
-/* Where the guest's kernel told the host to write vCPU 0's page. For root, with the msr module. */
-static void read_msr(struct guest *guest)
-{
-	int fd = open("/dev/cpu/0/msr", O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0)
-		return;
-	guest->msr_known = pread(fd, &guest->msr, sizeof(guest->msr), PVCLOCK_MSR_SYSTEM_TIME) ==
-			   (ssize_t)sizeof(guest->msr);
-	close(fd);
+	kernel_memory_open(&memory, "/proc/kcore");
+	access.vmclock = map_vmclock("/dev/vmclock0");
+	look_at_registered(pvclock_os_linux(), &guest->machine, &access, cpus > 0 ? (unsigned int)cpus : 1, &guest->vdso,
+			   &guest->registered);
+	kernel_memory_close(&memory);
 }
 
 static void explain_page(struct guest *guest)
@@ -68,17 +29,17 @@ static void explain_page(struct guest *guest)
 	struct notes *notes = &guest->notes;
 	bool offered = strstr(guest->clocksources.available, "kvm-clock") != NULL;
 
-	if (!guest->hypervisor) {
+	if (!guest->machine.guest) {
 		note(notes, "CPUID names no hypervisor: this is no virtual machine, and its clock is its own; see "
 			    "pvclock host.");
 		return;
 	}
-	if (!guest->kvm) {
+	if (!guest->machine.kvm) {
 		note(notes, "The hypervisor does not say KVM (CPUID 0x40000000), so there is no pvclock page to look "
 			    "at.");
 		return;
 	}
-	if ((guest->features & (1u << 0 | 1u << 3)) == 0) {
+	if ((guest->machine.kvm_features & (1u << 0 | 1u << 3)) == 0) {
 		note(notes, "This VM was not given kvm-clock (CPUID 0x40000001 EAX bits 0 and 3 are clear): have its "
 			    "host offer "
 			    "it (QEMU: -cpu ...,kvmclock=on).");
@@ -122,7 +83,7 @@ static void judge_page(struct guest *guest)
 		note(&guest->notes, "The page is not marked stable: every CPU has a line of its own, and the kernel "
 				    "answers clock_gettime by "
 		     "syscall; on the host, pvclock host says why.");
-	if (stable && (guest->features & 1u << 24) == 0)
+	if (stable && (guest->machine.kvm_features & 1u << 24) == 0)
 		note(&guest->notes, "The page is marked stable, but CPUID (0x40000001 EAX bit 24) does not promise the "
 				    "flag, so the kernel "
 		     "ignores it: have the host offer it (QEMU: -cpu ...,kvmclock-stable-bit=on).");
@@ -192,10 +153,10 @@ int guest_command(int argc, char **argv)
 
 	uname(&guest.kernel);
 	read_clocksources(&guest.clocksources);
-	read_cpuid(&guest);
-	read_msr(&guest);
+	look_at_machine(pvclock_os_linux(), &guest.machine);
+	look_at_vdso_pages(pvclock_os_linux(), &guest.machine, true, &guest.vdso);
 	/* elsewhere there may be anything at that place */
-	guest.found = guest.kvm ? find_page(&guest.page, &guest.snapshot) : PAGE_NO_MAPPING;
+	guest.found = guest.machine.kvm ? find_page(&guest.page, &guest.snapshot) : PAGE_NO_MAPPING;
 	explain_page(&guest);
 	if (guest.page != NULL) {
 		const struct pvclock_os *os = pvclock_os_linux();
@@ -205,6 +166,8 @@ int guest_command(int argc, char **argv)
 		judge_page(&guest);
 	}
 	measure_guest(&guest, seconds);
+	look_at_vdso_pages(pvclock_os_linux(), &guest.machine, false, &guest.vdso);
+	read_registered(&guest);
 	if (went_back(&guest))
 		note(&guest.notes, "Time went back from one CPU to another: the CPUs' TSCs or lines are not in step; "
 				   "on the host, pvclock host "
@@ -213,5 +176,6 @@ int guest_command(int argc, char **argv)
 		print_guest_json(&guest);
 	else
 		print_guest(&guest);
+	registered_clear(&guest.registered);
 	return guest.page != NULL && !went_back(&guest) ? EXIT_FINE : EXIT_LACKING;
 }

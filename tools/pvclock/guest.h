@@ -3,7 +3,7 @@
 #ifndef PVCLOCK_TOOL_GUEST_H
 #define PVCLOCK_TOOL_GUEST_H
 
-#include "command.h"
+#include "registered.h"
 #include "vvar_page.h"
 
 #include <pvclock/guest.h>
@@ -37,14 +37,9 @@ int measure_warps(const struct pvclock_page *page, double seconds, struct warps 
 struct guest {
 	struct utsname kernel;
 	struct clocksources clocksources;
-	bool hypervisor; /* CPUID says there is one */
-	char signatures[3][13];
-	unsigned int signature_count;
-	bool kvm; /* one of them is KVM's */
-	uint32_t features;
-
-	bool msr_known;
-	uint64_t msr;
+	struct machine machine;
+	struct vdso_pages vdso;
+	struct registered registered;
 
 	enum page_found found;
 	const struct pvclock_page *page;

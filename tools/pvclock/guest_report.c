@@ -6,16 +6,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-static const struct {
-	unsigned int bit;
-	const char *name;
-} features[] = {
-	{ 0, "clocksource" },
-	{ 3, "clocksource2" },
-	{ 5, "steal-time" },
-	{ 24, "clocksource-stable" },
-};
-
 static const char *const clock_names[WARP_CLOCKS] = { "TSC", "CLOCK_MONOTONIC_RAW", "page" };
 static const char *const clock_keys[WARP_CLOCKS] = { "tsc", "raw", "page" };
 
@@ -65,29 +55,19 @@ static void print_warps(const struct guest *guest)
 
 void print_guest(const struct guest *guest)
 {
-	char list[160] = "";
-
 	print_item("kernel", "%s", guest->kernel.release);
-	for (unsigned int i = 0; i < guest->signature_count; i++)
-		snprintf(list + strlen(list), sizeof(list) - strlen(list), "%s%s", i ? ", " : "",
-			 guest->signatures[i]);
-	print_item("hypervisor", "%s", guest->hypervisor ? list : "none");
-	if (guest->kvm) {
-		list[0] = '\0';
-		for (size_t i = 0; i < sizeof(features) / sizeof(features[0]); i++)
-			if (guest->features & 1u << features[i].bit)
-				snprintf(list + strlen(list), sizeof(list) - strlen(list), " %s", features[i].name);
-		print_item("features", "0x%08" PRIx32 ":%s", guest->features, list[0] != '\0' ? list : " no clock");
-	}
+	print_machine(&guest->machine);
 	print_item("clocksource", "%s (available: %s)", guest->clocksources.current, guest->clocksources.available);
-	if (guest->msr_known)
-		print_item("MSR", "0x%x = 0x%" PRIx64 ": page of vCPU 0 at 0x%" PRIx64 ", %s", PVCLOCK_MSR_SYSTEM_TIME,
-			   guest->msr, guest->msr & ~(uint64_t)PVCLOCK_MSR_ENABLE,
-			   guest->msr & PVCLOCK_MSR_ENABLE ? "enabled" : "disabled");
 	if (guest->page != NULL)
 		print_page(guest);
 	else
 		print_item("page", "not to be had");
+	if (!guest->registered.msrs && guest->machine.hyperv) {
+		print_pages(&guest->vdso.pages[SHOWN_HYPERV], 1);
+		print_apart(&guest->vdso.apart);
+	}
+	if (guest->machine.guest)
+		print_registered(&guest->registered);
 	print_warps(guest);
 	print_item("clock_gettime", "%.1f ns, as a syscall %.1f ns: the vDSO %s", guest->vdso_ns, guest->syscall_ns,
 		   guest->vdso_answers ? "answers" : "does not answer");
@@ -142,19 +122,30 @@ static json_t *warps_to_json(const struct guest *guest)
 	return object;
 }
 
+/* By the MSRs, where these may be read: those of all vCPUs; else what processes see. */
+static void set_pages(json_t *object, const struct guest *guest)
+{
+	const struct registered *registered = &guest->registered;
+
+	if (registered->msrs) {
+		json_object_set_new(object, "pages", pages_to_json(registered->pages, registered->count));
+		json_object_set_new(object, "apart", apart_to_json(&registered->apart));
+	} else {
+		json_object_set_new(object, "pages", vdso_pages_to_json(&guest->vdso));
+		json_object_set_new(object, "apart", apart_to_json(&guest->vdso.apart));
+	}
+	set_registered(object, registered);
+}
+
 void print_guest_json(const struct guest *guest)
 {
-	json_t *object = json_object(), *list = json_array(), *cost = json_object();
+	json_t *object = json_object(), *cost = json_object();
 
 	set_text(object, "kernel", guest->kernel.release);
-	for (unsigned int i = 0; i < guest->signature_count; i++)
-		json_array_append_new(list, json_string(guest->signatures[i]));
-	json_object_set_new(object, "hypervisors", list);
-	json_object_set_new(object, "kvm_features", guest->kvm ? json_integer(guest->features) : json_null());
+	set_machine(object, &guest->machine);
 	json_object_set_new(object, "clocksource", clocksources_to_json(&guest->clocksources));
-	json_object_set_new(object, "system_time_msr",
-			    guest->msr_known ? json_integer((json_int_t)guest->msr) : json_null());
 	json_object_set_new(object, "page", page_to_json(guest));
+	set_pages(object, guest);
 	json_object_set_new(object, "steps_back", warps_to_json(guest));
 	set_real(cost, "call_ns", guest->vdso_ns);
 	set_real(cost, "syscall_ns", guest->syscall_ns);

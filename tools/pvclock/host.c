@@ -215,7 +215,10 @@ int host_command(int argc, char **argv)
 	uname(&host.kernel);
 	read_field("/proc/cpuinfo", "model name", host.cpu, sizeof(host.cpu));
 	read_clocksources(&host.clocksources);
+	look_at_machine(pvclock_os_linux(), &host.machine);
+	look_at_vdso_pages(pvclock_os_linux(), &host.machine, true, &host.vdso);
 	learn_host(&host);
+	look_at_vdso_pages(pvclock_os_linux(), &host.machine, false, &host.vdso);
 	probe_host_kvm(&host);
 	compare_kvm_page(&host);
 	if (host.kvm)

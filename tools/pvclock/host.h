@@ -3,7 +3,7 @@
 #ifndef PVCLOCK_TOOL_HOST_H
 #define PVCLOCK_TOOL_HOST_H
 
-#include "command.h"
+#include "pages.h"
 
 #include <pvclock/kvm.h>
 
@@ -14,6 +14,8 @@ struct host {
 	struct utsname kernel;
 	char cpu[128];
 	struct clocksources clocksources;
+	struct machine machine;
+	struct vdso_pages vdso; /* of a machine that is a guest */
 
 	bool line; /* the source is proven, else why not */
 	struct pvclock_source_state source;

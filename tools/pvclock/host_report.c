@@ -102,6 +102,9 @@ void print_host(const struct host *host)
 	print_item("kernel", "%s", host->kernel.release);
 	print_item("CPU", "%s", host->cpu[0] != '\0' ? host->cpu : "unknown");
 	print_item("clocksource", "%s (available: %s)", host->clocksources.current, host->clocksources.available);
+	print_machine(&host->machine);
+	if (host->machine.guest)
+		print_vdso_pages(&host->vdso);
 	print_line(host);
 	print_kvm(host);
 	print_item("mode", "%s: %s", pvclock_mode_name(host->mode), host->why);
@@ -183,6 +186,9 @@ void print_host_json(const struct host *host)
 	set_text(object, "kernel", host->kernel.release);
 	set_text(object, "cpu", host->cpu);
 	json_object_set_new(object, "clocksource", clocksources_to_json(&host->clocksources));
+	set_machine(object, &host->machine);
+	json_object_set_new(object, "pages", vdso_pages_to_json(&host->vdso));
+	json_object_set_new(object, "apart", apart_to_json(&host->vdso.apart));
 	json_object_set_new(object, "line", line_to_json(host));
 	json_object_set_new(object, "kvm", kvm_to_json(host));
 	set_text(object, "mode", pvclock_mode_name(host->mode));

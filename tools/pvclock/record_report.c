@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* record_report.c - a record for people: each field in words and units. */
 #define _GNU_SOURCE
+#include "pages.h"
 #include "record.h"
 
 #include <pvclock/interface.h>
@@ -203,6 +204,27 @@ static void print_nested(const struct pvclock_record *record)
 	print_control("interrupt", record->nested_control);
 }
 
+/* At the tick of the save, every vCPU by its own TSC: what each page, and Hyper-V's reference time, is there. */
+static void print_distances(const struct pvclock_record *record)
+{
+	uint64_t first = record_ns(record, 0, record_tsc(record, 0)), least = first, most = first;
+	char hyperv[120] = "";
+
+	for (uint32_t i = 1; i < record->vcpu_count; i++) {
+		uint64_t ns = record_ns(record, i, record_tsc(record, i));
+
+		least = ns < least ? ns : least;
+		most = ns > most ? ns : most;
+	}
+	if (record->hyperv.scale) { /* over the first vCPU's TSC, for all */
+		struct shown_page page = { .form = SHOWN_HYPERV, .holds.hyperv.hyperv = record->hyperv };
+		int64_t ns = saturate_ns(shown_page_ns(&page, record_tsc(record, 0)) - (shown_ns)first);
+
+		snprintf(hyperv, sizeof(hyperv), "; Hyper-V %+" PRId64 " ns from the first (%s)", ns, hyperv_one_clock(ns));
+	}
+	print_item("apart", "at the save vCPUs %" PRIu64 " ns at most%s", most - least, hyperv);
+}
+
 static void print_registration(const struct pvclock_record_vcpu *vcpu)
 {
 	unsigned int msr = vcpu->old_msrs ? PVCLOCK_MSR_SYSTEM_TIME_OLD : PVCLOCK_MSR_SYSTEM_TIME;
@@ -276,6 +298,7 @@ void print_record(const char *path, const struct record_file *file)
 	print_suspend(record);
 	print_hyperv(record);
 	print_nested(record);
+	print_distances(record);
 	print_policy(&record->policy);
 	print_account(&record->account);
 	for (uint32_t i = 0; i < record->vcpu_count; i++)
