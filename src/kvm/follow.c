@@ -23,13 +23,24 @@ static uint64_t ticks_of(const struct pvclock_line *line, uint64_t ns)
 	return pvclock_first_tick(&inverse, ns, &ticks) ? ticks : 0;
 }
 
+/* How far a line has come from its anchor, or was before it. */
+static int64_t ns_from_anchor(const struct pvclock_line *line, uint64_t ticks)
+{
+	struct pvclock_line begun = { .mul = line->mul, .shift = line->shift };
+
+	if (ticks < line->tsc)
+		return -(int64_t)pvclock_line_ns(&begun, line->tsc - ticks);
+	return (int64_t)pvclock_line_ns(&begun, ticks - line->tsc);
+}
+
 uint64_t pvclock_kvm_retrace(const struct pvclock_line *was, const struct pvclock_line *is, struct pvclock_host_tsc now, uint64_t then)
 {
-	uint64_t ns = pvclock_line_ns(was, then), ticks;
+	int64_t ns = (int64_t)(was->ns - is->ns) + ns_from_anchor(was, then);
+	uint64_t ticks;
 
-	if (ns < is->ns)
-		return is->tsc - ticks_of(is, is->ns - ns);
-	ticks = is->tsc + ticks_of(is, ns - is->ns);
+	if (ns < 0)
+		return is->tsc - ticks_of(is, (uint64_t)-ns);
+	ticks = is->tsc + ticks_of(is, (uint64_t)ns);
 	return ticks > now.ticks ? now.ticks : ticks;
 }
 

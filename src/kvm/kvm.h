@@ -169,7 +169,7 @@ struct kvm_follow {
 
 /*
  * Of this machine's two lines over its TSC: where that would have been `then`, had it always run as it does now. Also
- * before the anchor; below 0 it is modulo 2^64.
+ * before either's anchor; below 0 it is modulo 2^64.
  */
 uint64_t pvclock_kvm_retrace(const struct pvclock_line *was, const struct pvclock_line *is, struct pvclock_host_tsc now, uint64_t then);
 int pvclock_kvm_begin_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow); /* 0, -ENOMEM */

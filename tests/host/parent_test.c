@@ -104,6 +104,7 @@ static struct told *new_told(uint64_t random, bool unreached)
 	assert_int_equal(pvclock_kvm_add_vcpu(t->m.kvm, t->m.vcpu, FAKE_VCPU_FD), 0);
 	assert_int_equal(pvclock_parent_open(&parent_ops, t, t->page, 0, &t->parent), 0);
 	generation = pvclock_parent_generation(t->parent);
+	t->m.fake.tsc += (random >> 16) % (UINT64_C(1) << 34); /* seconds, in which this host's rate is learnt */
 	assert_int_equal(pvclock_kvm_start(t->m.kvm, &t->slope), 0);
 	assert_null(pvclock_parent_of(t->m.vm));
 	assert_int_equal(pvclock_parent_add(t->parent, t->m.vm, generation), 0);
