@@ -10,6 +10,7 @@
 #include "nested_oracle.h"
 
 #include "../tests/fake/still.h"
+#include "../tests/random.h"
 
 #include <pvclock/hyperv.h>
 #include <pvclock/interface.h>
@@ -27,6 +28,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define INNER_TABLE 0x1000u /* in there */
 #define INNER_PAGE 0x40u
 #define HEAD offsetof(struct pvclock_nested_page, entries)
+#define LENGTH 512u
+#define BESIDE 0x40u       /* from where a table may lie */
 #define CONTROL (PVCLOCK_CONTROL_ENABLE | 0x55u)
 
 struct level {
@@ -52,14 +55,15 @@ static int locate(void *ctx, const void *host, uint64_t size, uint64_t *gpa)
 
 /* --- what the bytes are --------------------------------------------------------------------------- */
 
+/* Of a rate that a counter has; or any. */
 static struct pvclock_line take_line(struct input *input)
 {
 	struct pvclock_line line = { .tsc = take(input, 6), .ns = take(input, 6), .mul = (uint32_t)take(input, 4) };
+	uint8_t shift = (uint8_t)take(input, 1);
 
-	line.shift = (int8_t)take(input, 1);
-	if (line.mul == 0)
-		line.mul = 1u << 31;
-	line.shift = (int8_t)(line.shift % 32);
+	line.shift = (int8_t)(shift < 192 ? shift % 5 - 3 : (int8_t)shift % 32);
+	if (line.mul == 0 || shift < 192)
+		line.mul |= 1u << 31;
 	return line;
 }
 
@@ -71,7 +75,7 @@ static uint64_t take_gpa(struct input *input, unsigned int how)
 	case 0:
 		return take(input, 2) % (MEMORY + 64);
 	case 1:
-		return take(input, 1) * 32;
+		return take(input, 1) % 24 * 0x400 + 0x20; /* whatever the spacing */
 	case 2:
 		return take(input, 1) % 8 * 4096;
 	default:
@@ -80,27 +84,34 @@ static uint64_t take_gpa(struct input *input, unsigned int how)
 }
 
 /* An entry of a kind that means something, near something; or any bytes. */
-static void fill_entry(struct input *input, uint8_t *at)
+static void fill_entry(struct input *input, unsigned int number, uint8_t *at)
 {
 	struct pvclock_nested_entry entry = { 0 };
-	uint8_t how = (uint8_t)take(input, 1);
+	uint8_t how = (uint8_t)take(input, 1), under;
 
 	if (how < 32) {
 		for (size_t i = 0; i < sizeof(entry); i++)
 			at[i] = (uint8_t)take(input, 1);
 		return;
 	}
-	entry.gpa = take_gpa(input, how % 4);
+	entry.kind = how & 8 ? PVCLOCK_NESTED_PAGE : PVCLOCK_NESTED_TABLE;
+	if ((how & 0x60) == 0x60)
+		entry.kind = (uint8_t)(take(input, 1) % 5);
+	entry.gpa = take_gpa(input, entry.kind == PVCLOCK_NESTED_TABLE && how & 1 ? 2 : how % 4);
+	if (entry.kind == PVCLOCK_NESTED_TABLE && (how & 3) == 2)
+		entry.gpa += BESIDE;
 	if (how & 4) {
 		entry.frac_bits = (uint8_t)(take(input, 1) % 66);
 		entry.ratio = take(input, 8);
+		if ((entry.ratio & 3) && entry.frac_bits < 64) /* mostly of 1 to 2 */
+			entry.ratio = (entry.ratio & ((1ull << entry.frac_bits) - 1)) | 1ull << entry.frac_bits;
 	}
 	if (how & 128)
 		entry.offset = take(input, 4);
-	entry.kind = how & 8 ? PVCLOCK_NESTED_PAGE : how % 4 == 2 ? PVCLOCK_NESTED_TABLE : (uint8_t)(take(input, 1) % 5);
-	entry.under = how & 16 ? 0 : (uint8_t)take(input, 1);
-	if (entry.under < 192)
-		entry.under %= 6;
+	if ((how & 16) == 0) { /* mostly the one before it, or one of the first */
+		under = (uint8_t)take(input, 1);
+		entry.under = under < 192 ? (uint8_t)number : under < 240 ? under % 6 : under;
+	}
 	memcpy(at, &entry, sizeof(entry));
 }
 
@@ -128,7 +139,7 @@ static void fill_memory(struct input *input, uint8_t *memory)
 	}
 	for (unsigned int i = 0; i < 8; i++) {
 		const uint32_t magic = PVCLOCK_NESTED_MAGIC;
-		uint64_t at = take_gpa(input, i < 6 ? 2 : 1); /* where one may lie, and where none may */
+		uint64_t at = take_gpa(input, 2) + (i < 4 ? 0 : BESIDE);
 
 		if ((at < TABLE || at >= TABLE + 4096) && at <= MEMORY - sizeof(magic) && (tables >> i & 1))
 			memcpy(memory + at, &magic, sizeof(magic));
@@ -162,7 +173,7 @@ static void register_ours(struct input *input, struct pvclock_vm *vm, struct pvc
 
 /* --- what happens --------------------------------------------------------------------------------- */
 
-/* While L1 stands still its line becomes others; the last of them is not always said, and may be its counter's doing. */
+/* While L1 stands still its line becomes others; the last of them nobody says, and it may be its counter's doing. */
 static void change_line(struct input *input, struct pvclock_vm *vm, struct pvclock_vcpu *vcpu, struct blackout *blackout)
 {
 	uint8_t how = (uint8_t)take(input, 1);
@@ -170,10 +181,9 @@ static void change_line(struct input *input, struct pvclock_vm *vm, struct pvclo
 	struct pvclock_line line;
 
 	blackout->changes = how % 4;
-	blackout->said = (how & 4) == 0;
 	blackout->moved = 0;
 	for (unsigned int i = 0; i < blackout->changes; i++) {
-		struct pvclock_line_change change = { .old_ticks = take(input, 7), .next_ticks = take(input, 7) };
+		struct pvclock_line_change change = { .old_ticks = take(input, 6), .next_ticks = take(input, 6) };
 
 		pvclock_vcpu_get_line(vcpu, &change.old);
 		change.next = take_line(input);
@@ -181,17 +191,19 @@ static void change_line(struct input *input, struct pvclock_vm *vm, struct pvclo
 		pvclock_vcpu_set_line(vcpu, &change.next);
 		pvclock_vm_line_changed(vm, &change);
 	}
-	if (blackout->said)
-		return;
-	blackout->changes++;
 	if (how & 8) {
+		uint64_t moved = take(input, 3);
+
 		pvclock_vcpu_get_tsc(vcpu, &tsc);
-		tsc.offset += take(input, 3);
+		tsc.offset += moved;
 		pvclock_vcpu_set_tsc(vcpu, &tsc, false);
-	} else {
+		blackout->moved += how & 4 ? 0 : moved;
+	}
+	if (how & 4) { /* and at that instant, whatever the counter did */
 		line = take_line(input);
 		pvclock_vcpu_set_line(vcpu, &line);
 	}
+	blackout->changes += (how & 12) != 0;
 }
 
 static void check_dirty(struct pvclock_vm *vm, const uint8_t *before, const uint8_t *after)
@@ -240,15 +252,34 @@ static void follow(struct pvclock_vm *nested, const struct level *level, uint64_
 			     left.line.shift == now.line.shift));
 }
 
+/* A few bytes are a whole life: what is missing is random, by a seed that they are. */
+static struct input lengthen(const uint8_t *data, size_t size, uint8_t *bytes)
+{
+	uint64_t seed = size;
+
+	size = size < LENGTH ? size : LENGTH;
+	for (size_t i = 0; i < size; i++) {
+		bytes[i] = data[i];
+		seed = (seed ^ data[i]) * 0x100000001b3;
+	}
+	for (size_t i = size; i < LENGTH; i++)
+		bytes[i] = (uint8_t)splitmix64(&seed);
+	return (struct input){ bytes, LENGTH };
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+	static const struct pvclock_os_ops ops = {
+		.read_tsc = still_read_tsc, .clock_gettime = still_gettime, .read_file = still_no_file,
+	};
 	static const struct pvclock_parent_ops parent_ops = { .write_msr = write_msr, .locate = locate };
 	uint64_t tsc = 1ull << 40;
-	const struct pvclock_os_ops ops = { .read_tsc = still_read_tsc, .clock_gettime = still_gettime, .read_file = still_no_file };
 	const struct pvclock_os os = { .ops = &ops, .ctx = &tsc };
 	struct blackout blackout = { .memory = MEMORY, .table = TABLE };
 	uint8_t *memory = aligned_alloc(4096, MEMORY);
-	struct input input = { data, size };
+	uint8_t bytes[LENGTH];
+	struct input input = lengthen(data, size, bytes);
+	struct pvclock_nested_page *page;
 	struct pvclock_parent *parent;
 	struct pvclock_vcpu *inner;
 	struct pvclock_vm *vm, *nested;
@@ -268,7 +299,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	pvclock_vcpu_set_line(level.vcpu, &line);
 	pvclock_vcpu_set_line(inner, &line);
 	engine = take(&input, 1) & 1;
-	check(pvclock_parent_open(&parent_ops, &level, (struct pvclock_nested_page *)(void *)(memory + TABLE), CONTROL, &parent) == 0);
+	page = (struct pvclock_nested_page *)(void *)(memory + TABLE);
+	check(pvclock_parent_open(&parent_ops, &level, page, CONTROL, &parent) == 0);
 	fill_memory(&input, memory);
 	register_ours(&input, vm, level.vcpu, &blackout);
 	if (engine) { /* the guest is honest, and its own guest is not */
@@ -281,11 +313,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		uint8_t *table = memory + (engine ? NESTED + INNER_TABLE : TABLE);
 		uint32_t count = (uint32_t)take(&input, 1);
 
-		if (count > 200)
-			count = (uint32_t)take(&input, 4);
+		count = count < 192 ? count % 12 : count < 224 ? count % 119 : (uint32_t)take(&input, 4);
 		memcpy(table + offsetof(struct pvclock_nested_page, count), &count, 4);
 		for (unsigned int i = 0; i < count && i < PVCLOCK_NESTED_ENTRIES && input.size > 0; i++)
-			fill_entry(&input, table + HEAD + i * 32);
+			fill_entry(&input, i, table + HEAD + i * 32);
 		if (engine)
 			pvclock_vcpu_write_msr(inner, PVCLOCK_MSR_NESTED, INNER_TABLE | 1);
 		black_out(&input, vm, &level, &blackout);

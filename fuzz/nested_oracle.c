@@ -49,8 +49,8 @@ static struct pvclock_nested_line line_out(const struct pvclock_line *line)
 
 static struct pvclock_line_change change_in(const struct pvclock_nested_change *change)
 {
-	return (struct pvclock_line_change){ .old = line_in(&change->old), .next = line_in(&change->next), .old_ticks = change->old_counter,
-					     .next_ticks = change->counter };
+	return (struct pvclock_line_change){ .old = line_in(&change->old), .next = line_in(&change->next),
+					     .old_ticks = change->old_counter, .next_ticks = change->counter };
 }
 
 static struct pvclock_nested_change change_out(const struct pvclock_line_change *change)
@@ -100,7 +100,7 @@ static void check_changes(struct oracle *oracle, const struct pvclock_nested_pag
 		moved += change->next_ticks - change->old_ticks;
 		check(change->next_ticks != change->old_ticks || !same_function(&change->old, &change->next));
 	}
-	check(!blackout->said || moved == blackout->moved);
+	check(moved == blackout->moved);
 }
 
 /* --- which entries are refused ------------------------------------------------------------------------ */
@@ -112,7 +112,9 @@ static bool apart(struct area a, struct area b)
 
 static struct area area_of(const struct pvclock_nested_entry *entry)
 {
-	return (struct area){ entry->gpa, entry->kind == PVCLOCK_NESTED_TABLE ? sizeof(struct pvclock_nested_page) : sizeof(struct pvclock_page) };
+	bool table = entry->kind == PVCLOCK_NESTED_TABLE;
+
+	return (struct area){ entry->gpa, table ? sizeof(struct pvclock_nested_page) : sizeof(struct pvclock_page) };
 }
 
 static bool may_be_written(const struct oracle *oracle, unsigned int number, const struct pvclock_nested_entry *entry)
@@ -139,13 +141,14 @@ static bool may_be_written(const struct oracle *oracle, unsigned int number, con
 static bool stands_somewhere(const struct oracle *oracle, unsigned int number, const struct pvclock_nested_entry *entry)
 {
 	const struct slot *under;
+	uint8_t wanted = entry->kind == PVCLOCK_NESTED_PAGE ? PVCLOCK_NESTED_TABLE : PVCLOCK_NESTED_PAGE;
 
 	if (entry->under == 0)
 		return entry->kind == PVCLOCK_NESTED_PAGE;
 	if (entry->under > number)
 		return false;
 	under = &oracle->slots[entry->under - 1];
-	return under->done && under->entry.kind == (entry->kind == PVCLOCK_NESTED_PAGE ? PVCLOCK_NESTED_TABLE : PVCLOCK_NESTED_PAGE);
+	return under->done && under->entry.kind == wanted;
 }
 
 /* Of the machine that made the page of this entry. */
@@ -156,9 +159,14 @@ static const struct pvclock_line_change *changes_for(const struct oracle *oracle
 
 /* --- what becomes of the others ------------------------------------------------------------------------- */
 
+static struct pvclock_tsc_transform transform_of(const struct pvclock_nested_entry *entry)
+{
+	return (struct pvclock_tsc_transform){ .ratio = entry->ratio, .offset = entry->offset, .frac_bits = entry->frac_bits };
+}
+
 static bool expect_page(struct oracle *oracle, struct slot *slot)
 {
-	struct pvclock_tsc_transform transform = { .ratio = slot->entry.ratio, .offset = slot->entry.offset, .frac_bits = slot->entry.frac_bits };
+	struct pvclock_tsc_transform transform = transform_of(&slot->entry);
 	const struct pvclock_line_change *changes = changes_for(oracle, &slot->entry);
 	struct pvclock_page page;
 	struct pvclock_line line;
@@ -184,7 +192,7 @@ static bool expect_page(struct oracle *oracle, struct slot *slot)
 
 static bool expect_table(struct oracle *oracle, struct slot *slot)
 {
-	struct pvclock_tsc_transform transform = { .ratio = slot->entry.ratio, .offset = slot->entry.offset, .frac_bits = slot->entry.frac_bits };
+	struct pvclock_tsc_transform transform = transform_of(&slot->entry);
 	const struct slot *beside = &oracle->slots[slot->entry.under - 1];
 	const struct pvclock_line_change *changes = changes_for(oracle, &beside->entry);
 	struct pvclock_nested_page page = page_at(oracle->before, slot->entry.gpa);
@@ -229,9 +237,11 @@ static void expect_head(struct oracle *oracle, struct pvclock_nested_page *page,
 	static const struct pvclock_line_change unknown;
 
 	for (unsigned int i = 0; i < oracle->told; i++) {
+		const struct pvclock_line_change *change = oracle->lost ? &unknown : &oracle->changes[i];
+
 		page->sequence = ((page->sequence + 1) | 1) + 1;
 		page->generation++;
-		page->changes[page->generation % PVCLOCK_NESTED_CHANGES] = change_out(oracle->lost ? &unknown : &oracle->changes[i]);
+		page->changes[page->generation % PVCLOCK_NESTED_CHANGES] = change_out(change);
 		page->rewritten = rewritten;
 		page->refused = refused;
 	}

@@ -23,8 +23,7 @@ struct blackout {
 	bool stable;                  /* L1's vCPUs have one line */
 	struct pvclock_line was, is;  /* at the pause, at the resume */
 	unsigned int changes;         /* at most so many */
-	bool said;                    /* all of them were, and so */
-	uint64_t moved;               /* is what the counter moved by in them */
+	uint64_t moved;               /* what the counter moved by in them */
 };
 
 /* Memory before the resume and after it: as the spec has it, byte for byte. True: L1 is owed its interrupt. */

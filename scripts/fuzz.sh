@@ -7,6 +7,8 @@ build=$1 seconds=$2
 scripts/deps.sh build fuzz
 CC=clang TARGETS=fuzz scripts/build.sh "$build/fuzz" -Dfuzz=true -Dtests=false -Db_sanitize=address,undefined -Db_lundef=false
 mkdir -p out/fuzz
+# else what UBSan finds is printed, and the run goes on to say that nothing was found
+export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
 one() { # TARGET
 	name=$(basename "$1")
