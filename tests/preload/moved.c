@@ -142,15 +142,17 @@ static void moved_while_it_stands_still(struct like *like, struct plain *plain)
 	check(like, like_event(like, "followed", NULL, &value) == 1, "and that is said");
 }
 
-/* A state comes back after that: by the rate that the machine has now, so nothing of the function is lost. */
+/* Moved between a stop and a state that comes back: by the rate that the machine has now, so nothing of the function is lost. */
 static void a_state_comes_back(struct like *like, struct plain *plain)
 {
-	struct pvclock_snapshot before = plain_page(plain, 0), after;
+	struct pvclock_snapshot before, after;
 	struct plain_stop stop;
 	int64_t value;
 
 	like_forget_log(like);
 	plain_stop(plain, &stop);
+	move(like, 10);
+	before = plain_page(plain, 0);
 	plain_set_msr(plain, 0, 0x10, stop.tsc[0]);
 	plain_go_on(plain, stop.clock.clock);
 	plain_rdtsc(plain, 0);
@@ -217,7 +219,11 @@ int main(void)
 	unreached = true; /* who is told alone comes to the same, at its next entry */
 	like_register(&like, &plain, 1);
 	moved_while_it_runs(&like, &plain, false);
+	unreached = false;
+	like_register(&like, &plain, 1);
 	a_state_comes_back(&like, &plain);
+	unreached = true;
+	like_register(&like, &plain, 1);
 	too_far_behind(&like, &plain);
 	plain_destroy(&plain);
 	moved_before_it_starts(&like);

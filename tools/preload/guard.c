@@ -51,7 +51,8 @@ int guard_open_msr(const char *path, struct pvclock_reason *reason)
 			continue;
 		}
 		syscall(SYS_close, fd);
-		return lacks(reason, -EBUSY, "another process of this machine has the one page by which its host tells of that; only one can have it.");
+		return lacks(reason, -EBUSY, "another process of this machine has the one page by which its host tells of that; "
+			     "only one can have it.");
 	}
 	return fd;
 }
@@ -156,8 +157,8 @@ int guard_start(int msr, int ring, struct pvclock_reason *reason)
 
 	/* QEMU's -sandbox with spawn=deny, as libvirt has it, kills whoever tries */
 	if (prctl(PR_GET_SECCOMP) != 0)
-		return lacks(reason, -EPERM, "this program has a seccomp filter, and what must outlive it could not be started; run it without "
-			     "(-sandbox off).");
+		return lacks(reason, -EPERM, "this program has a seccomp filter, and what must outlive it could not be started; "
+			     "run it without (-sandbox off).");
 	vmm = (int)syscall(SYS_pidfd_open, getpid(), 0);
 	if (vmm < 0)
 		return lacks(reason, -errno, "this process cannot be watched for its end (%s).", strerror(errno));

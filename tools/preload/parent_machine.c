@@ -96,7 +96,8 @@ static void look(void)
 	if (page != MAP_FAILED && machine_parent_open(&own, MACHINE_MSR, page, wanted != NULL && strcmp(wanted, "told") == 0, &reason) == 0)
 		return;
 	own.parent = NULL;
-	say("this machine's host is not asked to keep the VM's clock right when it moves the machine, which is noticed afterwards: %s", reason.text);
+	say("this machine's host is not asked to keep the VM's clock right when it moves the machine, which is noticed afterwards: %s",
+	    reason.text);
 }
 
 /* A child's VMs are its own, and the page is not. */

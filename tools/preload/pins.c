@@ -41,10 +41,13 @@ struct pins {
 static int lacks_ring(struct pvclock_reason *reason, int error)
 {
 	if (error == -EPERM)
-		return lacks(reason, error, "this process may not use io_uring, which is to pin memory; set /proc/sys/kernel/io_uring_disabled to 0.");
+		return lacks(reason, error, "this process may not use io_uring, which is to pin memory; set "
+			     "/proc/sys/kernel/io_uring_disabled to 0.");
 	if (error == -ENOMEM)
-		return lacks(reason, error, "the limit of locked memory is too low to pin any; raise it (ulimit -l), or give CAP_IPC_LOCK.");
-	return lacks(reason, error, "this kernel's io_uring cannot pin memory page by page (%s); Linux 5.19 and later can.", strerror(-error));
+		return lacks(reason, error, "the limit of locked memory is too low to pin any; "
+			     "raise it (ulimit -l), or give CAP_IPC_LOCK.");
+	return lacks(reason, error, "this kernel's io_uring cannot pin memory page by page (%s); "
+		     "Linux 5.19 and later can.", strerror(-error));
 }
 
 int pins_open(struct pins **out, struct pvclock_reason *reason)
@@ -118,8 +121,8 @@ static int pin(struct pins *pins, struct pin *at, uintptr_t page, struct pvclock
 	if (done < 0 && (errno == ENOMEM || errno == EPERM))
 		return lacks_ring(reason, -errno);
 	if (done != 1)
-		return lacks(reason, done < 0 ? -errno : -EFAULT, "memory that a guest's clock page is in cannot be pinned (%s): of a file, "
-			     "which is not in memory alone?", strerror(done < 0 ? errno : EFAULT));
+		return lacks(reason, done < 0 ? -errno : -EFAULT, "memory that a guest's clock page is in cannot be pinned (%s): is it "
+			     "a file's?", strerror(done < 0 ? errno : EFAULT));
 	/* only now: the kernel may have moved it, to where what stays may be */
 	at->page = page;
 	at->pfn = read_pfn(pins, page);
@@ -134,7 +137,8 @@ static int locate_page(struct pins *pins, uintptr_t page, uint64_t *pfn, struct 
 	int error = 0;
 
 	if (found == NULL && pins->count == PINS)
-		return lacks(reason, -ENOSPC, "all of %u pages are pinned already; the guest has had its clock page in as many places.", PINS);
+		return lacks(reason, -ENOSPC, "all of %u pages are pinned already; "
+			     "the guest has had its clock page in as many places.", PINS);
 	if (found == NULL) {
 		found = &pins->pins[pins->count];
 		error = pin(pins, found, page, reason);
