@@ -54,6 +54,11 @@ int pvclock_parent_add(struct pvclock_parent *parent, struct pvclock_vm *vm, uin
 /* With no vCPU running; pvclock_vm_destroy does, too. */
 void pvclock_parent_remove(struct pvclock_vm *vm);
 const struct pvclock_parent *pvclock_parent_of(const struct pvclock_vm *vm); /* NULL: it has none. Any thread. */
+/*
+ * The machine's clock has become another, and its parent has not said so: it is on a host that does not know of the page, which is
+ * registered once more, if that one offers it. Nothing for a VM without a parent.
+ */
+void pvclock_parent_renew(const struct pvclock_vm *vm);
 
 /* Whether the machine's line is another than the one that the VM's was made from. Two loads; any thread. */
 bool pvclock_parent_changed(const struct pvclock_vm *vm);

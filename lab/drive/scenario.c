@@ -233,8 +233,6 @@ const struct scenario scenarios[] = {
 	{ "hyperv-l1", "a guest's guest; the middle one's clock is Hyper-V's page, and it goes on in another QEMU, and back", NEEDS_KVM, false, 600,
 	  play_hyperv_l1 },
 	{ "hyperv-l1-new-rate", "the same, to a host of another TSC rate, and back", NEEDS_KVM | NEEDS_PEER, false, 600, play_hyperv_l1_new_rate },
-	{ "reenlightenment-new-rate", "the same; the guest's guest is on stock KVM, which re-enlightenment tells", NEEDS_KVM | NEEDS_PEER, false,
-	  600, play_reenlightenment },
 	{ "hyperv-l2", "a guest on Hyper-V's TSC page: stop and cont, savevm and loadvm, between two QEMUs", NEEDS_KVM, false, 400, play_hyperv },
 	{ "hyperv-new-rate", "the same, to a host of another TSC rate, and back", NEEDS_KVM | NEEDS_PEER, false, 600, play_hyperv_new_rate },
 	{ "host-suspend", "the host sleeps (S3), 4 s each: not counted, counted", NEEDS_KVM | NEEDS_SLEEP, true, 300, play_host_suspend },

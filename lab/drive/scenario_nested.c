@@ -84,7 +84,6 @@ int play_nested_hyperv(struct run *run)
 
 struct middle {
 	const char *cpu;
-	const char *clock;  /* of its guest, by its own host; NULL: as this host's */
 	const char *parent; /* PVCLOCK_PARENT: what the engine in there takes of this host's offer */
 };
 
@@ -155,7 +154,7 @@ static int move(struct run *run, const struct middle *middle, int (*moving)(stru
 	 * Blanks are written as commas. A kernel that holds its TSC against another timer finds it wrong after the move, and then its KVM gives its
 	 * guests' TSCs other offsets at each entry.
 	 */
-	snprintf(command, sizeof(command), "tsc=reliable pvclock.host=sh,/nested-host.sh,%s,%s", middle->clock ? middle->clock : run->who, middle->parent);
+	snprintf(command, sizeof(command), "tsc=reliable pvclock.host=sh,/nested-host.sh,%s,%s", run->who, middle->parent);
 	run->nested = true;
 	return moving(run, &options, run_events(run, 2)) || judge_words(run, !strcmp(middle->parent, "tree"), run_events(run, 2)) ? -1 : 0;
 }
@@ -182,21 +181,14 @@ int play_nested_untold(struct run *run)
 	return move(run, &(struct middle){ .cpu = "host", .parent = "off" }, migrate_new_rate);
 }
 
-/* The middle one keeps time by Hyper-V's page, of which this host says nothing but what that says. */
+/* The middle one keeps time by Hyper-V's page, and is told nothing: its preload looks at that. */
 int play_hyperv_l1(struct run *run)
 {
-	return move(run, &(struct middle){ .cpu = SCENARIO_HYPERV_CPU, .parent = "off" }, migrate_same_rate);
+	return move(run, &(struct middle){ .cpu = SCENARIO_HYPERV_HOST_CPU, .parent = "off" }, migrate_same_rate);
 }
 
 int play_hyperv_l1_new_rate(struct run *run)
 {
 	run->unjudged = true;
-	return move(run, &(struct middle){ .cpu = SCENARIO_HYPERV_CPU, .parent = "off" }, migrate_new_rate);
-}
-
-/* Stock inside: Linux itself is told by Hyper-V's interrupt, and its KVM gives its guest the new rate. */
-int play_reenlightenment(struct run *run)
-{
-	run->unjudged = true;
-	return move(run, &(struct middle){ .cpu = SCENARIO_HYPERV_CPU, .clock = "stock", .parent = "off" }, migrate_new_rate);
+	return move(run, &(struct middle){ .cpu = SCENARIO_HYPERV_HOST_CPU, .parent = "off" }, migrate_new_rate);
 }

@@ -23,7 +23,7 @@ struct pvclock_parent {
 	const struct pvclock_parent_ops *ops;
 	void *ctx;
 	struct pvclock_nested_page *page;
-	uint64_t msr;
+	uint64_t msr, control;
 	pthread_mutex_t lock; /* of what follows, and of the table; taken after a VM's */
 	const void *owners[PVCLOCK_NESTED_ENTRIES]; /* a vCPU of its page, a VM of its table and of what stands there; NULL: it is free */
 	struct pvclock_vm *children;
@@ -42,6 +42,7 @@ int pvclock_parent_open(const struct pvclock_parent_ops *ops, void *ctx, struct 
 	parent->ops = ops;
 	parent->ctx = ctx;
 	parent->page = page;
+	parent->control = control;
 	error = ops->locate(ctx, page, sizeof(*page), &parent->msr);
 	parent->msr |= PVCLOCK_MSR_ENABLE;
 	if (error == 0)
@@ -95,6 +96,18 @@ bool pvclock_parent_changed(const struct pvclock_vm *vm)
 static void say_changed(const struct pvclock_parent *parent)
 {
 	parent->ops->write_msr(parent->ctx, PVCLOCK_MSR_NESTED, parent->msr);
+}
+
+void pvclock_parent_renew(const struct pvclock_vm *vm)
+{
+	struct pvclock_parent *parent = vm->parent;
+
+	if (!parent)
+		return;
+	pthread_mutex_lock(&parent->lock);
+	if (parent->ops->write_msr(parent->ctx, PVCLOCK_MSR_NESTED_CONTROL, parent->control) == 0)
+		say_changed(parent);
+	pthread_mutex_unlock(&parent->lock);
 }
 
 /* With the parent's lock. 1 + a free entry that is not before number `from`; 0: there is none. */

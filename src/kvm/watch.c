@@ -2,8 +2,9 @@
 /*
  * watch.c - a host that is itself a virtual machine, and whose line may become another under it: then its guests'
  * lines, which were made from it, are wrong, and follow (pvclock_line_follow). Where a VM has a parent that tells it
- * (src/host/parent.c) that is all there is to look at. Else its hypervisor's page is, before each entry, and they
- * follow as the parent would have made them, from when it is noticed.
+ * (src/host/parent.c) they follow that. Else its hypervisor's page is looked at, before each entry, and they follow as the
+ * parent would have made them, from when it is noticed. A parent changes both before this machine runs on: where the page alone has
+ * changed the machine has come to a host that is none, or does not know of it, and is told so once more.
  *
  * What cannot be had this way: a guest that runs when its host is moved runs on by the old line until its next exit.
  * What it counted too much there is not taken back.
@@ -72,13 +73,11 @@ int pvclock_kvm_watch(struct pvclock_kvm *kvm, enum pvclock_source_from from)
 	return 0;
 }
 
-bool pvclock_kvm_host_changed(struct pvclock_kvm *kvm)
+static bool page_changed(struct pvclock_kvm *kvm)
 {
 	uint32_t version = atomic_load_explicit(&kvm->watched.version, memory_order_relaxed);
 	struct kvm_host_page said;
 
-	if (pvclock_parent_of(kvm->vm))
-		return pvclock_parent_changed(kvm->vm);
 	if (!kvm->watched.page || pvclock_load_acquire_u32(kvm->watched.page) == version)
 		return false;
 	if (!read_page(kvm, kvm->os->ops->read_tsc(kvm->os->ctx), &said, &version))
@@ -87,6 +86,11 @@ bool pvclock_kvm_host_changed(struct pvclock_kvm *kvm)
 		return true;
 	atomic_store_explicit(&kvm->watched.version, version, memory_order_relaxed); /* the same function, written anew */
 	return false;
+}
+
+bool pvclock_kvm_host_changed(struct pvclock_kvm *kvm)
+{
+	return pvclock_parent_changed(kvm->vm) || page_changed(kvm);
 }
 
 /*
@@ -126,9 +130,9 @@ static void give_up(struct pvclock_kvm *kvm)
 	kvm->watched.page = NULL;
 }
 
-int pvclock_kvm_follow_host(struct pvclock_kvm *kvm)
+static int follow_page(struct pvclock_kvm *kvm)
 {
-	struct pvclock_host_tsc now;
+	struct pvclock_host_tsc now = kvm->os->ops->read_tsc(kvm->os->ctx);
 	struct kvm_follow before;
 	struct kvm_host_page said;
 	struct pvclock_line line;
@@ -136,11 +140,6 @@ int pvclock_kvm_follow_host(struct pvclock_kvm *kvm)
 	bool followed;
 	int error;
 
-	if (pvclock_parent_of(kvm->vm))
-		return pvclock_kvm_follow_parent(kvm);
-	if (!pvclock_kvm_host_changed(kvm))
-		return 0;
-	now = kvm->os->ops->read_tsc(kvm->os->ctx);
 	if (!read_page(kvm, now, &said, &version))
 		return 0;
 	error = pvclock_kvm_begin_follow(kvm, &before);
@@ -157,4 +156,34 @@ int pvclock_kvm_follow_host(struct pvclock_kvm *kvm)
 	kvm->watched.said = said;
 	atomic_store_explicit(&kvm->watched.version, version, memory_order_relaxed);
 	return pvclock_kvm_end_follow(kvm, &before, followed);
+}
+
+/* What the page says is what was just followed. One that says nothing now is looked at no more. */
+static void look_again(struct pvclock_kvm *kvm)
+{
+	uint32_t version;
+
+	if (!kvm->watched.page)
+		return;
+	if (read_page(kvm, kvm->os->ops->read_tsc(kvm->os->ctx), &kvm->watched.said, &version))
+		atomic_store_explicit(&kvm->watched.version, version, memory_order_relaxed);
+	else
+		kvm->watched.page = NULL;
+}
+
+int pvclock_kvm_follow_host(struct pvclock_kvm *kvm)
+{
+	bool alone = page_changed(kvm);
+	int error;
+
+	/* asked after the page: if the parent has changed both just now, it is the parent's */
+	if (pvclock_parent_changed(kvm->vm)) {
+		error = pvclock_kvm_follow_parent(kvm);
+		look_again(kvm);
+		return error;
+	}
+	if (!alone)
+		return 0;
+	pvclock_parent_renew(kvm->vm);
+	return follow_page(kvm);
 }

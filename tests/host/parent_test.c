@@ -32,6 +32,7 @@ struct told {
 	struct pvclock_slope slope;
 	bool unreached;           /* nobody knows where the guest's memory lies */
 	uint8_t *watched;         /* this machine's own clock page */
+	unsigned int registered;  /* so often, the same page counted each time */
 };
 
 /* --- this machine -------------------------------------------------------------------------------- */
@@ -58,8 +59,10 @@ static int write_msr(void *ctx, uint32_t msr, uint64_t value)
 {
 	struct told *t = ctx;
 
-	if (msr == PVCLOCK_MSR_NESTED && value != 0)
+	if (msr == PVCLOCK_MSR_NESTED && value != 0) {
 		pvclock_nested_begin(t->page);
+		t->registered++;
+	}
 	return 0;
 }
 
@@ -345,24 +348,42 @@ static void p4_too_far_behind_is_unstable(void **state)
 	free_told(t);
 }
 
-/* Who is told looks at no page: else it would follow the same change twice. Who is told no more does. */
-static void p8_no_page_is_watched_under_a_parent(void **state)
+/* What the machine's kernel shows of its clock's page. */
+static void show(const struct told *t, const struct pvclock_line *line)
+{
+	pvclock_page_write(t->watched, line, PVCLOCK_TSC_STABLE);
+}
+
+/*
+ * Its host changes the machine's page and tells of it, at one instant: that is one change. A host that changes the page alone knows
+ * of no nested page: the VM follows what it sees, and the page is registered once more.
+ */
+static void p8_a_parent_that_is_silent(void **state)
 {
 	struct told *t = new_told(10, false);
-	struct pvclock_line before = guest_line(t), after, shown = t->host;
+	struct pvclock_line before, found, after, shown = t->host;
+	unsigned int registered = t->registered;
 
 	(void)state;
-	pvclock_page_write(t->watched, &shown, PVCLOCK_TSC_STABLE);
+	show(t, &shown);
 	assert_int_equal(pvclock_kvm_watch(t->m.kvm, PVCLOCK_SOURCE_FROM_KVM_PAGE), 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		move(t, 2000000 + 500000 * i, 1000);
+		show(t, &t->host);
+		found = guest_line(t);
+		assert_int_equal(enter(t), -ESTALE);
+		assert_int_equal(pvclock_kvm_pause(t->m.kvm), 0);
+		assert_int_equal(pvclock_kvm_resume(t->m.kvm, NULL, NULL), 0);
+		after = guest_line(t);
+		assert_true(same_line(&found, &after));
+		assert_int_equal(enter(t), 0);
+	}
+	assert_int_equal(t->registered, registered);
+
+	before = guest_line(t);
+	shown = t->host;
 	shown.mul += shown.mul / 10;
-	pvclock_page_write(t->watched, &shown, PVCLOCK_TSC_STABLE);
-	assert_int_equal(enter(t), 0);
-	assert_int_equal(pvclock_kvm_pause(t->m.kvm), 0);
-	assert_int_equal(pvclock_kvm_resume(t->m.kvm, NULL, NULL), 0);
-	after = guest_line(t);
-	assert_true(same_line(&before, &after));
-	pvclock_parent_remove(t->m.vm);
-	assert_null(pvclock_parent_of(t->m.vm));
+	show(t, &shown);
 	assert_int_equal(enter(t), -ESTALE);
 	assert_true(pvclock_kvm_slept(t->m.kvm));
 	assert_int_equal(pvclock_kvm_pause(t->m.kvm), 0);
@@ -370,6 +391,42 @@ static void p8_no_page_is_watched_under_a_parent(void **state)
 	after = guest_line(t);
 	assert_int_not_equal(before.mul, after.mul);
 	assert_false(pvclock_kvm_slept(t->m.kvm));
+	assert_int_equal(t->registered, registered + 1);
+
+	/* who answers is told of again */
+	t->host = shown;
+	move(t, 3000000, -5000);
+	show(t, &t->host);
+	found = guest_line(t);
+	assert_int_equal(enter(t), -ESTALE);
+	assert_int_equal(pvclock_kvm_pause(t->m.kvm), 0);
+	assert_int_equal(pvclock_kvm_resume(t->m.kvm, NULL, NULL), 0);
+	after = guest_line(t);
+	assert_true(same_line(&found, &after));
+	free_told(t);
+}
+
+/* A VM without a parent looks at the page alone. */
+static void p8_who_leaves_its_parent_looks_itself(void **state)
+{
+	struct told *t = new_told(10, false);
+	struct pvclock_line before = guest_line(t), after, shown = t->host;
+	unsigned int registered;
+
+	(void)state;
+	show(t, &shown);
+	assert_int_equal(pvclock_kvm_watch(t->m.kvm, PVCLOCK_SOURCE_FROM_KVM_PAGE), 0);
+	pvclock_parent_remove(t->m.vm);
+	assert_null(pvclock_parent_of(t->m.vm));
+	registered = t->registered;
+	shown.mul += shown.mul / 10;
+	show(t, &shown);
+	assert_int_equal(enter(t), -ESTALE);
+	assert_int_equal(pvclock_kvm_pause(t->m.kvm), 0);
+	assert_int_equal(pvclock_kvm_resume(t->m.kvm, NULL, NULL), 0);
+	after = guest_line(t);
+	assert_int_not_equal(before.mul, after.mul);
+	assert_int_equal(t->registered, registered);
 	free_told(t);
 }
 
@@ -380,7 +437,8 @@ int main(void)
 		cmocka_unit_test(p8_told_alone_is_followed_too),
 		cmocka_unit_test(p7_a_blackout_is_measured_by_either_rate),
 		cmocka_unit_test(p4_too_far_behind_is_unstable),
-		cmocka_unit_test(p8_no_page_is_watched_under_a_parent),
+		cmocka_unit_test(p8_a_parent_that_is_silent),
+		cmocka_unit_test(p8_who_leaves_its_parent_looks_itself),
 	};
 
 	return cmocka_run_group_tests_name("parent", tests, NULL, NULL);

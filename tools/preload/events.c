@@ -29,7 +29,7 @@ void vm_hold(struct vm *vm)
 }
 
 /* A host that keeps time by its hypervisor's page has the new line there, and the VM follows it (pvclock_kvm_watch). */
-static bool open_again(struct vm *vm)
+bool vm_learn_again(struct vm *vm)
 {
 	struct pvclock_source_state state;
 	struct pvclock_source *source;
@@ -49,14 +49,14 @@ static bool open_again(struct vm *vm)
 	return true;
 }
 
-/* Whether the line that the host runs by is still the one that was proven; a host that is told need not look. */
+/* Whether the line that the host runs by is still the one that was proven. What this host was told is followed in the pause (parent.c). */
 static void watch_source(struct vm *vm)
 {
 	struct pvclock_reason reason;
 
-	if (vm->parent != NULL || vm->source == NULL || pvclock_source_sample(vm->source, &reason) != -ENOTSUP)
+	if (pvclock_parent_changed(vm->clock) || vm->source == NULL || pvclock_source_sample(vm->source, &reason) != -ENOTSUP)
 		return;
-	if (open_again(vm)) {
+	if (vm_learn_again(vm)) {
 		say("this host's own clock has changed, and the VM's follows it: %s", reason.text);
 		record_event("moved", &reason, "\"stable\":true");
 		return;

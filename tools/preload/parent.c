@@ -49,6 +49,7 @@ void parent_tell(struct vm *vm)
 		return;
 	vm->followed = told.generation;
 	parent_know_host(vm);
+	vm_learn_again(vm);
 	stable = pvclock_vm_stable(vm->clock, &reason);
 	if (stable)
 		say("this machine's own clock has changed, and the VM's follows it: its host has said so.");

@@ -141,6 +141,7 @@ void gate_open(struct vm *vm);
 
 void vm_hold(struct vm *vm);                  /* the counters stand still, as far as anybody asks */
 void vm_pause(struct vm *vm);
+bool vm_learn_again(struct vm *vm);           /* this host's line, from its hypervisor's page; false: it keeps time by none */
 void vm_go_on(struct vm *vm);                 /* start, resume or arrive, whatever is due */
 
 /* --- arrival.c ----------------------------------------------------------------------------- */

@@ -126,7 +126,7 @@ static void learn(struct vm *vm)
 	}
 	if (!vm_is(vm, PVCLOCK_MODE_OWN)) {
 		vm->parent = NULL;
-	} else if (vm->parent == NULL) { /* this host may be a guest all the same, whose own host moves it */
+	} else { /* this host may be a guest, whose own host moves it, and maybe to one that says nothing */
 		pvclock_source_get(vm->source, &state);
 		pvclock_kvm_watch(vm->kvm, state.from);
 	}
