@@ -157,6 +157,11 @@ struct pvclock_correction {
 	 * resume returned -ENOTSUP.
 	 */
 	int64_t residual_ns;
+	/*
+	 * This host's own line had become another, and the guest ran on by its old one: how far off its clock was when that was noticed.
+	 * What it was behind is made up; what it was ahead it keeps. 0 where the guest's page was made right before (pvclock/parent.h).
+	 */
+	int64_t off_ns;
 	int64_t moved_ticks;    /* how far the line moved to follow a TSC whose offset could not be set */
 	uint64_t counted_ns, uncounted_ns; /* of the blackout, by the policy */
 	uint64_t error_ns;      /* the blackout was so long to this; PVCLOCK_ERROR_UNKNOWN: not known */

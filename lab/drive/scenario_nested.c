@@ -102,7 +102,7 @@ static void take_word(struct said *said, const json_t *entry)
 		said->rewritten += (unsigned int)lab_number(entry, "rewritten", 0);
 		said->refused += (unsigned int)lab_number(entry, "refused", 0);
 	}
-	if (!strcmp(event, "pause") && lab_number(entry, "off_ns", 0))
+	if (!strcmp(event, "resume") && lab_number(entry, "off_ns", 0))
 		json_array_append_new(said->off_ns, json_integer(lab_number(entry, "off_ns", 0)));
 }
 

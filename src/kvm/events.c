@@ -194,11 +194,12 @@ static void tell(struct pvclock_kvm *kvm, struct pvclock_correction *correction)
 	};
 
 	correction->cause = cause_of(kvm);
+	correction->off_ns = kvm->off_ns;
 	pvclock_vm_count(kvm->vm, &account);
 	interrupt(kvm, pvclock_vm_tell(kvm->vm, correction->cause, kvm->counted_ns + kvm->uncounted_ns));
 	interrupt(kvm, pvclock_vm_take_nested(kvm->vm));
 	interrupt(kvm, pvclock_vm_take_reenlightenment(kvm->vm));
-	kvm->moved_ticks = 0;
+	kvm->moved_ticks = kvm->off_ns = 0;
 	kvm->counted_ns = kvm->uncounted_ns = kvm->error_ns = 0;
 	kvm->blackout = PVCLOCK_BLACKOUT_PAUSE;
 	kvm->held = kvm->slept = kvm->loaded = kvm->came_by_record = false;

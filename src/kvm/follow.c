@@ -99,7 +99,7 @@ int pvclock_kvm_end_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow, b
 	return error;
 }
 
-void pvclock_kvm_keep_ahead(const struct pvclock_kvm *kvm, const struct pvclock_line *was, struct pvclock_host_tsc now, struct pvclock_line *line)
+void pvclock_kvm_keep_ahead(struct pvclock_kvm *kvm, const struct pvclock_line *was, struct pvclock_host_tsc now, struct pvclock_line *line)
 {
 	struct pvclock_tsc_transform tsc;
 	uint64_t read, reads;
@@ -107,6 +107,8 @@ void pvclock_kvm_keep_ahead(const struct pvclock_kvm *kvm, const struct pvclock_
 	pvclock_vcpu_get_tsc(kvm->vcpus[0].vcpu, &tsc);
 	read = pvclock_line_ns(was, pvclock_tsc_to_guest(&tsc, kvm->held ? kvm->last : now).ticks);
 	reads = pvclock_line_ns(line, pvclock_tsc_to_guest(&tsc, now).ticks);
+	if (!kvm->held)
+		kvm->off_ns += (int64_t)(read - reads);
 	if (reads < read)
 		line->ns += read - reads;
 }

@@ -87,6 +87,7 @@ struct pvclock_kvm {
 	bool held; /* there is one */
 	enum pvclock_blackout blackout;
 	int64_t moved_ticks;
+	int64_t off_ns; /* as in struct pvclock_correction */
 	uint64_t counted_ns, uncounted_ns;
 	uint64_t error_ns; /* of these two, where other clocks than the TSC measured them */
 	/* of the host's sleep, until the policy has seen to it: its length, and what the guests' TSC counted of it by itself */
@@ -175,8 +176,11 @@ uint64_t pvclock_kvm_retrace(const struct pvclock_line *was, const struct pvcloc
 int pvclock_kvm_begin_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow); /* 0, -ENOMEM */
 /* 0 or -errno: what KVM said of a deadline. */
 int pvclock_kvm_end_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow, bool followed);
-/* `line`, the first vCPU's, is made to read no less than was read by the one before, until the blackout began or (no vCPU has gone) until now. */
-void pvclock_kvm_keep_ahead(const struct pvclock_kvm *kvm, const struct pvclock_line *was, struct pvclock_host_tsc now, struct pvclock_line *line);
+/*
+ * `line`, the first vCPU's, is made to read no less than was read by the one before: until the blackout began, or until now, where this
+ * is the pause.
+ */
+void pvclock_kvm_keep_ahead(struct pvclock_kvm *kvm, const struct pvclock_line *was, struct pvclock_host_tsc now, struct pvclock_line *line);
 /* Of a VM with a parent: what it has told. One that cannot follow is declared unstable. 0, or -errno of the two above. */
 int pvclock_kvm_follow_parent(struct pvclock_kvm *kvm);
 

@@ -98,7 +98,7 @@ bool pvclock_kvm_host_changed(struct pvclock_kvm *kvm)
  * machine's clock says, before and after; in a blackout it is when that began, as nobody has read anything since, and
  * the policy wants to know what was read there.
  */
-static bool follow(const struct pvclock_kvm *kvm, const struct kvm_host_page *said, struct pvclock_host_tsc now, struct pvclock_line *line)
+static bool follow(struct pvclock_kvm *kvm, const struct kvm_host_page *said, struct pvclock_host_tsc now, struct pvclock_line *line)
 {
 	struct pvclock_line_change change = { .old = kvm->watched.said.line, .next = said->line, .old_ticks = kvm->last.ticks, .next_ticks = now.ticks };
 	struct pvclock_host_tsc ever = { UINT64_MAX };

@@ -206,15 +206,18 @@ static void each(void (*property)(uint64_t random))
  * until it was stopped, between two ticks of the host: if it has read more there, the clock goes on from that.
  */
 static bool goes_on(struct told *t, const struct pvclock_line_change *change, const struct pvclock_line *before, const struct pvclock_line *after,
-		    const uint64_t stopped[2])
+		    const uint64_t stopped[2], int64_t off_ns)
 {
 	uint64_t apart = guest_ns(t, after, change->next_ticks) - guest_ns(t, before, change->old_ticks);
 	int64_t first = (int64_t)(guest_ns(t, after, stopped[0]) - guest_ns(t, before, stopped[0])),
 		last = (int64_t)(guest_ns(t, after, stopped[1]) - guest_ns(t, before, stopped[1]));
 
-	if (apart <= 1)
-		return stopped[0] == stopped[1] || first >= -1 || last >= -1;
-	return stopped[0] != stopped[1] && (first <= 1 || last <= 1) && (first >= -1 || last >= -1); /* of two floors */
+	if (stopped[0] == stopped[1])
+		return apart <= 1 && off_ns == 0;
+	if (apart <= 1) /* it was behind */
+		return (first >= -1 || last >= -1) && off_ns <= 1 && (off_ns <= 1 - first || off_ns <= 1 - last) &&
+		       (off_ns >= -1 - first || off_ns >= -1 - last);
+	return off_ns > 0 && stopped[0] != stopped[1] && (first <= 1 || last <= 1) && (first >= -1 || last >= -1); /* of two floors */
 }
 
 /* Refused once, and then as ever; twice, as the second change is followed from the first. */
@@ -242,7 +245,7 @@ static void followed(uint64_t random, bool unreached)
 		after = guest_line(t);
 		/* what its host made of the page is what the engine publishes */
 		require(same_line(&after, unreached ? &after : &found) && same_line(&found, &before) == unreached);
-		require(goes_on(t, &change, &before, &after, stopped));
+		require(goes_on(t, &change, &before, &after, stopped, correction.off_ns));
 		require(pvclock_slope_difference(&t->m.kvm->host, &t->slope) == 0 ||
 			llabs(pvclock_slope_difference(&t->m.kvm->host, &t->slope)) < INT64_C(1) << 34);
 		/* armed as a tick, meant as a time */

@@ -49,12 +49,12 @@ bool vm_learn_again(struct vm *vm)
 	return true;
 }
 
-/* Whether the line that the host runs by is still the one that was proven. What this host was told is followed in the pause (parent.c). */
+/* Whether the line that the host runs by is still the one that was proven. */
 static void watch_source(struct vm *vm)
 {
 	struct pvclock_reason reason;
 
-	if (pvclock_parent_changed(vm->clock) || vm->source == NULL || pvclock_source_sample(vm->source, &reason) != -ENOTSUP)
+	if (vm->source == NULL || pvclock_source_sample(vm->source, &reason) != -ENOTSUP)
 		return;
 	if (vm_learn_again(vm)) {
 		say("this host's own clock has changed, and the VM's follows it: %s", reason.text);
@@ -68,40 +68,27 @@ static void watch_source(struct vm *vm)
 	vm->source = NULL;
 }
 
-/*
- * How much more the clock read, when it was stopped, than it was to: its line has become another there, because this host's did. (A
- * page that this host's own host made right did not: parent.c tells.)
- */
-static int64_t read_off(const struct vm *vm, const struct pvclock_line *before)
-{
-	uint64_t tsc = vcpu_tsc_at(vm->vcpus[0], vm->hold);
-	struct pvclock_line line;
-
-	return before->mul != 0 && pvclock_vcpu_get_line(vm->vcpus[0]->clock, &line) == 0 ?
-		       (int64_t)(pvclock_line_ns(before, tsc) - pvclock_line_ns(&line, tsc)) : 0;
-}
-
 void vm_pause(struct vm *vm)
 {
-	struct pvclock_line before;
+	bool told = pvclock_parent_changed(vm->clock);
 	int error;
 
 	if (vm->paused || !vm->started)
 		return;
 	vm_hold(vm);
 	vm_reread_policy(vm);
-	watch_source(vm);
-	if (pvclock_vcpu_get_line(vm->vcpus[0]->clock, &before) != 0)
-		before.mul = 0;
-	error = pvclock_kvm_pause(vm->kvm);
-	parent_tell(vm);
+	error = pvclock_kvm_pause(vm->kvm); /* at once: until then the guest has read the old clock, as far as the engine knows */
+	if (told)
+		parent_tell(vm);
+	else
+		watch_source(vm);
 	if (error)
 		say("the clock could not be held (%s); it goes on as it is.", strerror(-error));
 	vm->paused = error == 0;
 	if (vm->paused)
 		vm_keep_record(vm);
-	record_event("pause", NULL, "\"host_tsc\":%llu,\"tsc\":%llu,\"off_ns\":%lld", (unsigned long long)vm->hold.ticks,
-		     (unsigned long long)vcpu_tsc_at(vm->vcpus[0], vm->hold), (long long)read_off(vm, &before));
+	record_event("pause", NULL, "\"host_tsc\":%llu,\"tsc\":%llu", (unsigned long long)vm->hold.ticks,
+		     (unsigned long long)vcpu_tsc_at(vm->vcpus[0], vm->hold));
 }
 
 /* --- going on ------------------------------------------------------------------------------------ */
@@ -209,9 +196,10 @@ static void resume(struct vm *vm)
 		say("%s", reason.text[0] != '\0' ? reason.text : strerror(-error));
 	say_sleep(vm, &correction);
 	record_event("resume", &reason,
-		     "\"error\":%d,\"residual_ns\":%lld,\"moved_ticks\":%lld,\"tries\":%u,\"elapsed_ns\":%llu,\"stable\":%s,"
+		     "\"error\":%d,\"residual_ns\":%lld,\"off_ns\":%lld,\"moved_ticks\":%lld,\"tries\":%u,\"elapsed_ns\":%llu,\"stable\":%s,"
 		     "\"blackout_ticks\":%llu,\"counted_ns\":%llu,\"uncounted_ns\":%llu,\"cause\":\"%s\",\"error_ns\":%llu", error,
-		     (long long)correction.residual_ns, (long long)correction.moved_ticks, correction.tries, (unsigned long long)correction.elapsed_ns,
+		     (long long)correction.residual_ns, (long long)correction.off_ns, (long long)correction.moved_ticks, correction.tries,
+		     (unsigned long long)correction.elapsed_ns,
 		     pvclock_vm_stable(vm->clock, NULL) ? "true" : "false",
 		     (unsigned long long)(vm->held ? tsc_now(vm).ticks - vm->hold.ticks : 0),
 		     (unsigned long long)correction.counted_ns, (unsigned long long)correction.uncounted_ns,
