@@ -225,14 +225,14 @@ const struct scenario scenarios[] = {
 	  play_nested },
 	{ "nested-hyperv", "the same; the middle one's clock is Hyper-V's TSC page", NEEDS_KVM | NEEDS_SHARES, false,
 	  500, play_nested_hyperv },
-	{ "nested-live-update", "a guest's guest; the middle one goes on in another QEMU, and back", NEEDS_KVM, false, 600, play_nested_live_update },
+	{ "nested-live-update", "a guest's guest; the middle one goes on in another QEMU, and back", NEEDS_KVM | NEEDS_OWN, false, 600, play_nested_live_update },
 	{ "nested-migrate-new-rate", "a guest's guest; the middle one goes to a host of another TSC rate, and back: its pages are made right",
-	  NEEDS_KVM | NEEDS_PEER, false, 600, play_nested_new_rate },
-	{ "nested-told-new-rate", "the same; the middle one is told alone", NEEDS_KVM | NEEDS_PEER | NEEDS_PRELOAD, false, 600, play_nested_told },
-	{ "nested-untold-new-rate", "the same; nobody says anything", NEEDS_KVM | NEEDS_PEER | NEEDS_PRELOAD, false, 600, play_nested_untold },
-	{ "hyperv-l1", "a guest's guest; the middle one's clock is Hyper-V's page, and it goes on in another QEMU, and back", NEEDS_KVM, false, 600,
+	  NEEDS_KVM | NEEDS_PEER | NEEDS_OWN, false, 600, play_nested_new_rate },
+	{ "nested-told-new-rate", "the same; the middle one is told alone", NEEDS_KVM | NEEDS_PEER | NEEDS_PRELOAD | NEEDS_OWN, false, 600, play_nested_told },
+	{ "nested-untold-new-rate", "the same; nobody says anything", NEEDS_KVM | NEEDS_PEER | NEEDS_PRELOAD | NEEDS_OWN, false, 600, play_nested_untold },
+	{ "hyperv-l1", "a guest's guest; the middle one's clock is Hyper-V's page, and it goes on in another QEMU, and back", NEEDS_KVM | NEEDS_OWN, false, 600,
 	  play_hyperv_l1 },
-	{ "hyperv-l1-new-rate", "the same, to a host of another TSC rate, and back", NEEDS_KVM | NEEDS_PEER, false, 600, play_hyperv_l1_new_rate },
+	{ "hyperv-l1-new-rate", "the same, to a host of another TSC rate, and back", NEEDS_KVM | NEEDS_PEER | NEEDS_PRELOAD | NEEDS_OWN, false, 600, play_hyperv_l1_new_rate },
 	{ "hyperv-l2", "a guest on Hyper-V's TSC page: stop and cont, savevm and loadvm, between two QEMUs", NEEDS_KVM, false, 400, play_hyperv },
 	{ "hyperv-new-rate", "the same, to a host of another TSC rate, and back", NEEDS_KVM | NEEDS_PEER, false, 600, play_hyperv_new_rate },
 	{ "host-suspend", "the host sleeps (S3), 4 s each: not counted, counted", NEEDS_KVM | NEEDS_SLEEP, true, 300, play_host_suspend },
@@ -265,6 +265,8 @@ const char *scenario_lacks(const struct scenario *scenario, const struct lab *la
 		return "it needs KVM.";
 	if ((scenario->needs & NEEDS_PRELOAD) && !strcmp(who, "stock"))
 		return "there is nothing of it in stock.";
+	if ((scenario->needs & NEEDS_OWN) && !strcmp(who, "steer"))
+		return "steer mode steps aside there.";
 	if ((scenario->needs & NEEDS_SHARES) && (stat("/p", &status) || stat("/out", &status)))
 		return "it needs the lab's folders /p and /out; run it there.";
 	if ((scenario->needs & NEEDS_SLEEP) && !getenv("LAB_MAY_SLEEP"))

@@ -11,6 +11,7 @@ enum scenario_needs {
 	NEEDS_KVM = 2,     /* an emulator's guest would show nothing */
 	NEEDS_PRELOAD = 4, /* shows nothing of stock */
 	NEEDS_SLEEP = 16,  /* a host of the lab, on copies of its shares (lab/boot.sh --local) */
+	NEEDS_OWN = 32,    /* shows nothing of steer that stock does not show */
 	NEEDS_SHARES = 8,  /* the lab's folders: a guest that is a host mounts them */
 };
 
