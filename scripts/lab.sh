@@ -73,7 +73,9 @@ exit \$status"
 pair() {
 	[ -n "$3" ] || return 0
 	pair_status=0 link=$(mktemp -u)
-	lab/boot.sh --name "peer-$1" --pace "$2" --link connect "$link" --timeout $((seconds + 60)) -- "/p/release/$driver" --agent &
+	# an agent serves one command, and ends
+	lab/boot.sh --name "peer-$1" --pace "$2" --link connect "$link" --timeout $((seconds + 60)) -- \
+		sh -c "for i in $(echo "$3" | grep . | sed 's/.*/1/' | paste -s -d ' '); do /p/release/$driver --agent; done" &
 	peer=$!
 	trap 'kill $peer 2>/dev/null || :' EXIT TERM
 	host "host-$1" "$3" "--link listen $link" || pair_status=$?
