@@ -307,7 +307,7 @@ int pvclock_parent_add(struct pvclock_parent *parent, struct pvclock_vm *vm, uin
 		parent->children = vm;
 		acknowledge(parent);
 		pthread_mutex_unlock(&parent->lock);
-		for (size_t i = 0; i < vm->vcpu_count; i++)
+		for (size_t i = 0; !vm->paused && i < vm->vcpu_count; i++)
 			pvclock_parent_enter(vm->vcpus[i]);
 	}
 	pthread_mutex_unlock(&vm->lock);
