@@ -189,8 +189,8 @@ bool pvclock_kvm_host_changed(struct pvclock_kvm *kvm);
 /* Then the lines follow. With every vCPU out of guest mode. 0 or -errno. */
 int pvclock_kvm_follow_host(struct pvclock_kvm *kvm);
 /*
- * Around the making of a line that is not made from the one before: it is of what the page says now, and the change to that is none of its.
- * Unless whoever gave it `host` had learnt that before the change: then it follows, as any other.
+ * Around the making of a line that is not made from the one before: it is of what the page says now, and does not follow the
+ * change to that. Unless whoever gave it `host` had learnt that before the change: then it follows, as any other.
  */
 struct kvm_peek {
 	bool valid;

@@ -286,8 +286,8 @@ static void p2_a_tsc_that_came_back_does_not_take_the_clock_along(void **state)
 }
 
 /*
- * In a blackout the machine comes to another rate, and then a state is loaded into the VM, by whoever has learnt that rate: the clock that arrives is of
- * this one already.
+ * In a blackout the machine comes to another rate, and then a state is loaded into the VM, by whoever has learnt that rate: the
+ * clock that arrives is of this one already.
  */
 static void arrives(uint64_t random)
 {
