@@ -181,5 +181,7 @@ int pvclock_interface_restore(struct pvclock_vcpu *vcpu, uint32_t msr, uint64_t 
 	*kept(vcpu, msr) = value;
 	pvclock_vm_resolve_suspend(vcpu->vm);
 	pvclock_vm_resolve_nested(vcpu->vm);
+	if (msr == PVCLOCK_MSR_NESTED)
+		pvclock_parent_copy_table(vcpu->vm);
 	return 0;
 }

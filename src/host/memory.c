@@ -113,7 +113,11 @@ void pvclock_vm_resolve(struct pvclock_vcpu *vcpu)
 		pvclock_vm_find_place(vcpu->vm, vcpu_page_address(vcpu->system_time_msr), sizeof(struct pvclock_page), &vcpu->page);
 	else
 		vcpu->page = (struct place){ 0 };
-	pvclock_parent_enter(vcpu);
+	/* what lies there in a pause is perhaps a state that is being loaded: the resume writes it, and enters it then */
+	if (vcpu->vm->paused)
+		pvclock_parent_withdraw(vcpu);
+	else
+		pvclock_parent_enter(vcpu);
 	pvclock_vm_resolve_steal(vcpu);
 }
 

@@ -136,6 +136,23 @@ static bool free_entries(struct pvclock_parent *parent, const void *owner)
 	return any;
 }
 
+/*
+ * With the parent's lock. A VM's table, and what stands there; the table first, so that all of it is there or nothing. Whether
+ * the parent had told it of a change that the VM has yet to follow is not forgotten: told twice it would be followed twice.
+ */
+static bool free_table(struct pvclock_parent *parent, struct pvclock_vm *vm)
+{
+	bool any = free_entries(parent, vm);
+	struct pvclock_nested_entry entry;
+
+	if (vm->parent_table) {
+		pvclock_nested_look(parent->page, vm->parent_table - 1, &entry); /* nobody marks it any more */
+		vm->table_told = entry.generation ? entry.generation : vm->table_told;
+	}
+	vm->parent_table = 0;
+	return any;
+}
+
 static bool same_entry(const struct pvclock_nested_entry *a, const struct pvclock_nested_entry *b)
 {
 	return a->gpa == b->gpa && a->offset == b->offset && a->ratio == b->ratio && a->frac_bits == b->frac_bits;
@@ -162,7 +179,7 @@ void pvclock_parent_withdraw(struct pvclock_vcpu *vcpu)
 		return;
 	pthread_mutex_lock(&parent->lock);
 	if (is_first(vcpu))
-		free_entries(parent, vcpu->vm);
+		free_table(parent, vcpu->vm);
 	free_entries(parent, vcpu);
 	vcpu->parent_entry = 0;
 	say_changed(parent);
@@ -221,12 +238,12 @@ static unsigned int copy_entry(struct pvclock_vm *vm, const struct pvclock_neste
 	return copy;
 }
 
-/* With the parent's lock. */
+/* With the parent's lock. The table is entered last: without it the parent follows none of what is under it, and tells nobody. */
 static void copy_entries(struct pvclock_vm *vm)
 {
 	const struct pvclock_vcpu *first = vm->vcpus[0];
 	unsigned int count = pvclock_nested_count(vm->nested.page.host), copies[PVCLOCK_NESTED_ENTRIES] = { 0 };
-	struct pvclock_nested_entry entry;
+	struct pvclock_nested_entry table, entry;
 	uint64_t gpa;
 
 	if (vm->parent->ops->locate(vm->parent->ctx, vm->nested.page.host, sizeof(struct pvclock_nested_page), &gpa))
@@ -234,13 +251,13 @@ static void copy_entries(struct pvclock_vm *vm)
 	vm->parent_table = take_entry(vm->parent, vm, first->parent_entry);
 	if (!vm->parent_table)
 		return;
-	entry = make_entry(gpa, &first->tsc, PVCLOCK_NESTED_TABLE, first->parent_entry);
-	pvclock_nested_enter(vm->parent->page, vm->parent_table - 1, &entry);
+	table = make_entry(gpa, &first->tsc, PVCLOCK_NESTED_TABLE, first->parent_entry);
 	for (unsigned int i = 0; i < count; i++) {
 		if (!pvclock_nested_look(vm->nested.page.host, i, &entry) || entry.under > i)
 			continue;
 		copies[i] = copy_entry(vm, &entry, entry.under ? copies[entry.under - 1] : vm->parent_table);
 	}
+	pvclock_nested_enter(vm->parent->page, vm->parent_table - 1, &table);
 }
 
 void pvclock_parent_copy_table(struct pvclock_vm *vm)
@@ -251,8 +268,7 @@ void pvclock_parent_copy_table(struct pvclock_vm *vm)
 	if (!parent)
 		return;
 	pthread_mutex_lock(&parent->lock);
-	any = free_entries(parent, vm);
-	vm->parent_table = 0;
+	any = free_table(parent, vm);
 	if (vm->nested.page.host && vm->vcpu_count > 0 && vm->vcpus[0]->parent_entry) {
 		copy_entries(vm);
 		any = true;
@@ -291,7 +307,7 @@ int pvclock_parent_add(struct pvclock_parent *parent, struct pvclock_vm *vm, uin
 		parent->children = vm;
 		acknowledge(parent);
 		pthread_mutex_unlock(&parent->lock);
-		for (size_t i = 0; i < vm->vcpu_count; i++)
+		for (size_t i = 0; !vm->paused && i < vm->vcpu_count; i++)
 			pvclock_parent_enter(vm->vcpus[i]);
 	}
 	pthread_mutex_unlock(&vm->lock);
@@ -363,31 +379,43 @@ static bool reached_all(const struct pvclock_vm *vm)
 	return !vm->hyperv.page.host;
 }
 
-static int follow_all(struct pvclock_vm *vm, const struct pvclock_nested *told, struct pvclock_slope *host, struct pvclock_reason *reason)
+/* The last change that the parent has told the VM's own table of; 0: none. */
+static uint32_t last_told(const struct pvclock_vm *vm)
+{
+	struct pvclock_nested_entry entry;
+
+	if (vm->parent_table && pvclock_nested_look(vm->parent->page, vm->parent_table - 1, &entry) && entry.generation)
+		return entry.generation;
+	return vm->table_told;
+}
+
+static int follow_all(struct pvclock_vm *vm, const struct pvclock_nested *told, uint32_t table_told, struct pvclock_slope *host,
+		      struct pvclock_reason *reason)
 {
 	uint64_t followed = atomic_load_explicit(&vm->followed, memory_order_relaxed), behind = told->generation - followed;
-	struct pvclock_nested_entry entry;
 
 	if (behind > PVCLOCK_NESTED_CHANGES || !vm->has_line || vm->vcpu_count == 0)
 		return refuse(behind, reason);
-	for (uint64_t i = followed + 1; i != told->generation + 1; i++)
+	for (uint64_t i = followed + 1; i != told->generation + 1; i++) {
 		if (!follow(vm, &told->changes[i % PVCLOCK_NESTED_CHANGES]))
 			return refuse(behind, reason);
-	if (host)
-		pvclock_slope_from_line(&told->changes[told->generation % PVCLOCK_NESTED_CHANGES].next, host);
-	/* the parent has told a VM that is a host, and seen to its guests: not twice, but its interrupt is ours to send */
-	if (vm->parent_table && pvclock_nested_look(vm->parent->page, vm->parent_table - 1, &entry) &&
-	    entry.generation == (uint32_t)told->generation) {
+		if ((uint32_t)i != table_told)
+			continue;
+		/* the parent has told a VM that is a host, and seen to its guests: not twice, but its interrupt is ours to send */
 		vm->nested.change_count = 0;
 		vm->nested.lost = false;
 		vm->nested.told = true;
 	}
+	if (host)
+		pvclock_slope_from_line(&told->changes[told->generation % PVCLOCK_NESTED_CHANGES].next, host);
 	return reached_all(vm) ? 1 : 2;
 }
 
 int pvclock_parent_follow(struct pvclock_vm *vm, struct pvclock_slope *host, struct pvclock_reason *reason)
 {
 	struct pvclock_nested told;
+	enum pvclock_read read;
+	uint32_t table_told;
 	int result = 0;
 
 	pvclock_reason_clear(reason);
@@ -395,8 +423,12 @@ int pvclock_parent_follow(struct pvclock_vm *vm, struct pvclock_slope *host, str
 	if (pvclock_parent_changed(vm) && !vm->paused) {
 		result = -EBUSY;
 	} else if (pvclock_parent_changed(vm)) {
-		if (pvclock_nested_read(vm->parent->page, &told) == PVCLOCK_READ_OK)
-			result = follow_all(vm, &told, host, reason);
+		do { /* of one instant */
+			read = pvclock_nested_read(vm->parent->page, &told);
+			table_told = last_told(vm);
+		} while (read == PVCLOCK_READ_OK && told.generation != pvclock_parent_generation(vm->parent));
+		if (read == PVCLOCK_READ_OK)
+			result = follow_all(vm, &told, table_told, host, reason);
 		else
 			result = refuse(0, reason);
 		pthread_mutex_lock(&vm->parent->lock);

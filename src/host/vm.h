@@ -138,6 +138,7 @@ struct pvclock_vm {
 	struct pvclock_vm *next_child; /* of the same parent; under the parent's lock */
 	_Atomic uint64_t followed;     /* the parent's generation that this VM's line is of */
 	unsigned int parent_table;     /* the nested page's entry, as parent_entry */
+	uint32_t table_told;           /* the last generation that one marked it with, before it was entered anew */
 	struct hyperv hyperv;
 	struct vmclock vmclock;
 	bool has_line, paused;

@@ -177,10 +177,15 @@ int pvclock_kvm_arrive_again(struct pvclock_kvm *kvm, const struct pvclock_arriv
 int pvclock_kvm_arrive(struct pvclock_kvm *kvm, const struct pvclock_arrival *arrival, struct pvclock_arrived *arrived,
 		       struct pvclock_reason *reason)
 {
-	int error = pvclock_kvm_arrive_again(kvm, arrival, arrived, reason);
+	struct kvm_peek peek;
+	int error;
+
+	pvclock_kvm_peek_host(kvm, &peek);
+	error = pvclock_kvm_arrive_again(kvm, arrival, arrived, reason);
 
 	if (error == 0) {
 		pvclock_kvm_forget_sleep(kvm); /* it was before this clock */
+		pvclock_kvm_made_anew(kvm, &peek, arrival->host);
 		kvm->loaded = true;
 	}
 	return error;

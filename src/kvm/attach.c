@@ -145,16 +145,20 @@ void pvclock_kvm_remove_vcpu(struct pvclock_kvm *kvm, struct pvclock_vcpu *vcpu)
 int pvclock_kvm_start(struct pvclock_kvm *kvm, const struct pvclock_slope *host)
 {
 	struct pvclock_line line;
+	struct kvm_peek peek;
 	int error;
 
 	if (!(host->mantissa >> 63) || !pvclock_line_make(&line, 0, 0, host, NULL))
 		return -EINVAL;
+	pvclock_kvm_peek_host(kvm, &peek);
 	kvm->last = kvm->os->ops->read_tsc(kvm->os->ctx);
 	error = pvclock_kvm_read_tscs(kvm, host); /* again: only now is the host's rate known, against which theirs is judged */
 	if (error)
 		return error;
 	kvm->host = *host;
 	error = kvm->mode->start ? kvm->mode->start(kvm, host) : 0;
+	if (error == 0)
+		pvclock_kvm_made_anew(kvm, &peek, host);
 	if (error == 0)
 		pvclock_vm_update_vmclock(kvm->vm, NULL); /* where there is no line yet, the guest still finds the page */
 	return error;

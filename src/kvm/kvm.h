@@ -188,6 +188,18 @@ int pvclock_kvm_follow_parent(struct pvclock_kvm *kvm);
 bool pvclock_kvm_host_changed(struct pvclock_kvm *kvm);
 /* Then the lines follow. With every vCPU out of guest mode. 0 or -errno. */
 int pvclock_kvm_follow_host(struct pvclock_kvm *kvm);
+/*
+ * Around the making of a line that is not made from the one before: it is of what the page says now, and does not follow the
+ * change to that. Unless whoever gave it `host` had learnt that before the change: then it follows, as any other.
+ */
+struct kvm_peek {
+	bool valid;
+	struct kvm_host_page said;
+	uint32_t version;
+};
+
+void pvclock_kvm_peek_host(struct pvclock_kvm *kvm, struct kvm_peek *peek);
+void pvclock_kvm_made_anew(struct pvclock_kvm *kvm, const struct kvm_peek *peek, const struct pvclock_slope *host);
 
 /* tsc.c */
 int pvclock_kvm_read_tsc_offset(const struct pvclock_os *os, int vcpu_fd, uint64_t *offset);

@@ -89,7 +89,7 @@ static bool began_anew(const struct pvclock_kvm *kvm, const struct kvm_mark *the
 {
 	int64_t raw_ns = now->raw_ns - then->raw_ns, counted;
 
-	if (now->at.ticks < then->at.ticks)
+	if ((int64_t)(now->at.ticks - then->at.ticks) < 0) /* a mark that was retraced may be before the TSC's beginning */
 		return true;
 	counted = host_ns(kvm, now->at.ticks - then->at.ticks);
 	return counted && counted < raw_ns - raw_ns / RESET_PART - RESET_MIN_NS;

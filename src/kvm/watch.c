@@ -158,6 +158,30 @@ static int follow_page(struct pvclock_kvm *kvm)
 	return pvclock_kvm_end_follow(kvm, &before, followed);
 }
 
+void pvclock_kvm_peek_host(struct pvclock_kvm *kvm, struct kvm_peek *peek)
+{
+	peek->valid = kvm->watched.page && read_page(kvm, kvm->os->ops->read_tsc(kvm->os->ctx), &peek->said, &peek->version);
+}
+
+static uint64_t distance(const struct pvclock_slope *host, const struct pvclock_line *line)
+{
+	struct pvclock_slope slope;
+	int64_t apart;
+
+	if (!pvclock_slope_from_line(line, &slope))
+		return UINT64_MAX;
+	apart = pvclock_slope_difference(host, &slope);
+	return apart < 0 ? -(uint64_t)apart : (uint64_t)apart;
+}
+
+void pvclock_kvm_made_anew(struct pvclock_kvm *kvm, const struct kvm_peek *peek, const struct pvclock_slope *host)
+{
+	if (!kvm->watched.page || !peek->valid || distance(host, &peek->said.line) > distance(host, &kvm->watched.said.line))
+		return;
+	kvm->watched.said = peek->said;
+	atomic_store_explicit(&kvm->watched.version, peek->version, memory_order_relaxed);
+}
+
 /* What the page says is what was just followed. One that says nothing now is looked at no more. */
 static void look_again(struct pvclock_kvm *kvm)
 {

@@ -109,11 +109,118 @@ static void p8_many_vcpus(void **state)
 	free_world(w);
 }
 
+/*
+ * The parent has told L2's table of a move to another counter, and L2, before its engine in L1 has found out, that its table has
+ * changed: its entry there is a new one, and what was done is not done again.
+ */
+static void p8_a_table_that_is_copied_anew_is_not_told_twice(void **state)
+{
+	struct pvclock_tsc_transform l2 = pvclock_tsc_unscaled(5), l3 = pvclock_tsc_unscaled(17);
+	struct world *w = new_world(&l2, &l3);
+	struct readings told, after;
+
+	(void)state;
+	for (unsigned int i = 0; i < MOVES; i++) {
+		w->next_move = moves[i];
+		move_host(w);
+		take_readings(w, &told);
+		assert_int_equal(pvclock_nested_generation(table_of_l2(w)), pvclock_nested_generation(table_of(w)));
+		for (unsigned int bell = 0; bell < 2; bell++)
+			assert_int_equal(pvclock_vcpu_write_msr(w->level[1].vcpu, PVCLOCK_MSR_NESTED, L2_TABLE | 1), 0);
+		follow(&w->level[1]);
+		assert_int_equal(pvclock_nested_generation(table_of_l2(w)), pvclock_nested_generation(table_of(w)));
+		follow(&w->level[2]);
+		take_readings(w, &after);
+		assert_memory_equal(&told, &after, sizeof(told));
+	}
+	free_world(w);
+}
+
+/* L2's first vCPU has no page any more, so its table is in none; and where that stood, another vCPU's page does. L1 tells it. */
+static void p8_a_table_without_its_page_is_told_by_its_own_host(void **state)
+{
+	struct pvclock_tsc_transform l2 = pvclock_tsc_unscaled(5), l3 = pvclock_tsc_unscaled(17);
+	struct world *w = new_world(&l2, &l3);
+	struct pvclock_vcpu *vcpus[2];
+
+	(void)state;
+	w->level[1].crowded = true;
+	assert_int_equal(pvclock_vcpu_write_msr(w->level[1].vcpu, PVCLOCK_MSR_SYSTEM_TIME, 0), 0);
+	for (unsigned int i = 0; i < 2; i++) {
+		assert_int_equal(pvclock_vcpu_create(w->level[1].vm, i + 1, &vcpus[i]), 0);
+		assert_int_equal(pvclock_vcpu_write_msr(vcpus[i], PVCLOCK_MSR_SYSTEM_TIME, (0x2000 + i * 64) | 1), 0);
+	}
+	w->next_move = moves[0];
+	move_host(w);
+	assert_int_equal(table_of(w)->rewritten, 2);
+	assert_int_equal(pvclock_nested_generation(table_of_l2(w)), 0);
+	follow(&w->level[1]);
+	assert_int_equal(pvclock_nested_generation(table_of_l2(w)), 1);
+	for (unsigned int i = 0; i < 2; i++)
+		pvclock_vcpu_destroy(vcpus[i]);
+	free_world(w);
+}
+
+/* A state that is loaded into L2 says that it has registered no table: what stood in the one that it had is its own memory again. */
+static void p10_a_table_that_was_restored_away_is_copied_no_more(void **state)
+{
+	struct pvclock_tsc_transform l2 = pvclock_tsc_unscaled(5), l3 = pvclock_tsc_unscaled(17);
+	struct world *w = new_world(&l2, &l3);
+
+	(void)state;
+	assert_int_equal(pvclock_vcpu_restore_msr(w->level[1].vcpu, PVCLOCK_MSR_NESTED, 0), 0);
+	w->next_move = moves[0];
+	move_host(w);
+	assert_int_equal(table_of(w)->rewritten, 1);
+	assert_int_equal(table_of(w)->refused, 0);
+	assert_int_equal(pvclock_nested_generation(table_of_l2(w)), 0);
+	free_world(w);
+}
+
+/*
+ * A state is loaded into L2, which stands still: its clock's page lies where the state says, over another counter. L0 moves L1 before
+ * L2 goes on: what was loaded stays what it was saved as, until the resume has taken it over.
+ */
+static void p1_what_is_loaded_is_not_followed(void **state)
+{
+	struct pvclock_tsc_transform l2 = pvclock_tsc_unscaled(5);
+	struct world *w = new_world(&l2, NULL);
+	struct pvclock_reason reason;
+	struct pvclock_line line, found;
+
+	(void)state;
+	assert_int_equal(pvclock_vm_pause(w->level[1].vm), 0);
+	read_page(w, L2_MEMORY + L2_PAGE, &line);
+	line.ns /= 2;
+	line.tsc /= 2;
+	pvclock_page_write(w->memory + L2_MEMORY + 0x400, &line, PVCLOCK_TSC_STABLE);
+	assert_int_equal(pvclock_vcpu_restore_msr(w->level[1].vcpu, PVCLOCK_MSR_SYSTEM_TIME, 0x400 | 1), 0);
+	w->next_move = moves[0];
+	move_host(w);
+	read_page(w, L2_MEMORY + 0x400, &found);
+	assert_true(same(&line, &found));
+	assert_in_range(pvclock_parent_follow(w->level[1].vm, NULL, &reason), 1, 2);
+	assert_int_equal(pvclock_vm_resume(w->level[1].vm), 0);
+	w->next_move = moves[1];
+	move_host(w);
+	assert_int_equal(table_of(w)->rewritten, 1); /* as ever */
+	read_page(w, L2_MEMORY + 0x400, &line);
+	assert_int_equal(pvclock_vm_pause(w->level[1].vm), 0);
+	assert_int_equal(pvclock_parent_follow(w->level[1].vm, NULL, &reason), 1);
+	assert_int_equal(pvclock_vcpu_get_line(w->level[1].vcpu, &found), 0);
+	assert_true(same(&line, &found));
+	free_world(w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(p8_a_page_that_moved_is_the_guests_again),
 		cmocka_unit_test(p8_many_vcpus),
+		cmocka_unit_test(p1_what_is_loaded_is_not_followed),
+		cmocka_unit_test(p8_a_table_that_is_copied_anew_is_not_told_twice),
+		cmocka_unit_test(p8_a_table_without_its_page_is_told_by_its_own_host),
+		cmocka_unit_test(p10_a_table_that_was_restored_away_is_copied_no_more),
 	};
 
 	return cmocka_run_group_tests_name("nested entries", tests, NULL, NULL);

@@ -283,6 +283,37 @@ static void p8_told_alone_is_followed_too(void **state)
 	each(told_alone);
 }
 
+/* To a host whose TSC has not counted for as long as the guest has run since its last stop: before that TSC's beginning nothing slept. */
+static void begun_lately(uint64_t random)
+{
+	struct told *t = new_told(random, false);
+	struct pvclock_correction correction;
+	struct pvclock_line before, after;
+	struct pvclock_line_change change;
+
+	require(enter(t) == 0);
+	assert_int_equal(pvclock_kvm_pause(t->m.kvm), 0);
+	assert_int_equal(pvclock_kvm_set_tsc_offset(t->m.kvm, t->m.vcpu, 0, NULL), 0); /* the guest's does not go below 0 */
+	assert_int_equal(pvclock_kvm_resume(t->m.kvm, NULL, NULL), 0);
+	before = guest_line(t);
+	t->m.fake.tsc += UINT64_C(1) << 38; /* a minute or two */
+	change = move(t, t->m.fake.khz + 1000, (int64_t)((UINT64_C(1) << 32) - t->m.fake.tsc));
+	require(enter(t) == -ESTALE);
+	assert_int_equal(pvclock_kvm_pause(t->m.kvm), 0);
+	assert_int_equal(pvclock_kvm_resume(t->m.kvm, &correction, NULL), 0);
+	require(enter(t) == 0);
+	after = guest_line(t);
+	require(correction.cause == PVCLOCK_CAUSE_PAUSE && correction.counted_ns < 1000000 && t->m.fake.offset_writes == 1);
+	require(guest_ns(t, &after, change.next_ticks) - guest_ns(t, &before, change.old_ticks) <= 1);
+	free_told(t);
+}
+
+static void p2_a_tsc_that_began_lately_is_no_sleep(void **state)
+{
+	(void)state;
+	each(begun_lately);
+}
+
 /* In the middle of a pause that is not counted: it is measured by either rate for as long as that held. */
 static void in_a_pause(uint64_t random)
 {
@@ -438,6 +469,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(p8_an_entry_is_refused_and_the_pause_follows),
 		cmocka_unit_test(p8_told_alone_is_followed_too),
+		cmocka_unit_test(p2_a_tsc_that_began_lately_is_no_sleep),
 		cmocka_unit_test(p7_a_blackout_is_measured_by_either_rate),
 		cmocka_unit_test(p4_too_far_behind_is_unstable),
 		cmocka_unit_test(p8_a_parent_that_is_silent),

@@ -285,6 +285,44 @@ static void p2_a_tsc_that_came_back_does_not_take_the_clock_along(void **state)
 	each(behind);
 }
 
+/*
+ * In a blackout the machine comes to another rate, and then a state is loaded into the VM, by whoever has learnt that rate: the
+ * clock that arrives is of this one already.
+ */
+static void arrives(uint64_t random)
+{
+	struct watched *w = new_watched(random, PVCLOCK_SOURCE_FROM_KVM_PAGE);
+	struct pvclock_line was = w->host, after;
+	struct pvclock_arrival_tsc tsc = { .vcpu = w->m.vcpu, .tsc = w->m.fake.tsc + w->m.fake.offset };
+	struct pvclock_arrival arrival = { .host = &w->slope, .tscs = &tsc, .tsc_count = 1, .ns = UINT64_MAX, .line = guest_line(w) };
+	uint64_t read = pvclock_line_ns(&arrival.line, tsc.tsc);
+
+	require(enter(w) == 0);
+	assert_int_equal(pvclock_kvm_pause(w->m.kvm), 0);
+	w->m.fake.tsc += 20000000 + random % 2000000000;
+	assert_true(pvclock_slope_from_khz(random & 1 ? w->m.fake.khz * 2 : w->m.fake.khz / 2, &w->slope));
+	assert_true(pvclock_line_make(&w->host, w->m.fake.tsc, pvclock_line_ns(&was, w->m.fake.tsc), &w->slope, NULL));
+	show_kvm(w);
+	w->m.fake.tsc += 20000000 + (random >> 32) % 2000000000;
+	assert_true(pvclock_slope_from_line(&w->host, &w->slope));
+	assert_int_equal(pvclock_kvm_arrive(w->m.kvm, &arrival, NULL, NULL), 0);
+	assert_int_equal(pvclock_kvm_resume(w->m.kvm, NULL, NULL), 0);
+	assert_int_equal(enter(w), 0);
+	after = guest_line(w);
+	require(guest_ns(w, &after, w->m.fake.tsc) - read < 1000000);
+	/* and the next one is followed as ever */
+	w->host.mul += w->host.mul / 10;
+	show_kvm(w);
+	follow(w);
+	free_watched(w);
+}
+
+static void p1_an_arrival_is_of_the_rate_that_it_came_to(void **state)
+{
+	(void)state;
+	each(arrives);
+}
+
 /* While the page is no clock nothing is known; then it is. */
 static void a_page_that_says_nothing_is_waited_for(void **state)
 {
@@ -335,6 +373,7 @@ int main(void)
 		cmocka_unit_test(p8_another_rate_is_followed),
 		cmocka_unit_test(p7_a_blackout_is_measured_by_either_rate),
 		cmocka_unit_test(p2_a_tsc_that_came_back_does_not_take_the_clock_along),
+		cmocka_unit_test(p1_an_arrival_is_of_the_rate_that_it_came_to),
 		cmocka_unit_test(a_page_that_says_nothing_is_waited_for),
 		cmocka_unit_test(what_cannot_be_watched_is_refused),
 	};

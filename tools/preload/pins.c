@@ -4,8 +4,9 @@
  * io_uring has registered as a buffer is pinned like memory that a device writes to (FOLL_LONGTERM), and as long as the ring
  * is open: in any process, so also when the one whose memory it was is gone. Nothing is ever done by the ring.
  *
- * A page is looked up again at each question: the VMM may have put other memory at its address. That is pinned then, in the
- * place of what was there, which no entry names any more.
+ * A page is looked up again at each question: the VMM may have put other memory at its address, or a guest given its own back (a
+ * balloon). That is pinned then, too. What was there stays pinned: the clocks of other vCPUs lie in the same page, and their
+ * entries name it until they are asked about; unpinned it would be anybody's, and the host would write there.
  */
 #define _GNU_SOURCE
 #include "parent.h"
@@ -23,6 +24,8 @@
 #define PAGE_SHIFT 12
 #define PAGE_BYTES (UINT64_C(1) << PAGE_SHIFT)
 #define PINS 4096u /* 16 MiB; a guest that reboots into ever other places comes to an end there */
+#define TRIES 8 /* of a page that others change meanwhile */
+#define GONE UINTPTR_MAX /* of memory that is at no address any more */
 #define PAGEMAP_PRESENT (UINT64_C(1) << 63) /* Documentation/admin-guide/mm/pagemap.rst */
 #define PAGEMAP_PFN ((UINT64_C(1) << 55) - 1)
 
@@ -111,8 +114,8 @@ static struct pin *find(struct pins *pins, uintptr_t page)
 	return NULL;
 }
 
-/* With the lock. What is pinned in that place is so no more. */
-static int pin(struct pins *pins, struct pin *at, uintptr_t page, struct pvclock_reason *reason)
+/* With the lock. The place is one that nobody has been told of. */
+static int pin_once(struct pins *pins, const struct pin *at, uintptr_t page, struct pvclock_reason *reason)
 {
 	struct iovec memory = { (void *)(page << PAGE_SHIFT), PAGE_BYTES };
 	struct io_uring_rsrc_update2 update = { .offset = (uint32_t)(at - pins->pins), .data = (uintptr_t)&memory, .nr = 1 };
@@ -123,31 +126,51 @@ static int pin(struct pins *pins, struct pin *at, uintptr_t page, struct pvclock
 	if (done != 1)
 		return lacks(reason, done < 0 ? -errno : -EFAULT, "memory that a guest's clock page is in cannot be pinned (%s): is it "
 			     "a file's?", strerror(done < 0 ? errno : EFAULT));
-	/* only now: the kernel may have moved it, to where what stays may be */
-	at->page = page;
-	at->pfn = read_pfn(pins, page);
+	return 0;
+}
+
+/*
+ * The kernel may move it first, to where what stays may be; and another thread may put other memory there after it was pinned, and
+ * before it is looked at. So it has to be what it was before, too.
+ */
+static int pin(struct pins *pins, struct pin *at, uintptr_t page, struct pvclock_reason *reason)
+{
+	for (unsigned int i = 0; i < TRIES; i++) {
+		uint64_t before = read_pfn(pins, page);
+		int error = pin_once(pins, at, page, reason);
+
+		if (error)
+			return error;
+		at->page = page;
+		at->pfn = read_pfn(pins, page);
+		if (at->pfn != 0 && at->pfn == before)
+			return 0;
+	}
 	if (at->pfn == 0)
 		return lacks(reason, -EPERM, "the kernel does not tell this process where its memory lies; that takes CAP_SYS_ADMIN.");
-	return 0;
+	return lacks(reason, -EAGAIN, "the memory that a guest's clock page is in is given back and taken again.");
 }
 
 static int locate_page(struct pins *pins, uintptr_t page, uint64_t *pfn, struct pvclock_reason *reason)
 {
-	struct pin *found = find(pins, page);
-	int error = 0;
+	struct pin *found = find(pins, page), *next = &pins->pins[pins->count];
+	int error;
 
-	if (found == NULL && pins->count == PINS)
+	if (found != NULL && read_pfn(pins, page) == found->pfn) {
+		*pfn = found->pfn;
+		return 0;
+	}
+	if (pins->count == PINS)
 		return lacks(reason, -ENOSPC, "all of %u pages are pinned already; "
 			     "the guest has had its clock page in as many places.", PINS);
-	if (found == NULL) {
-		found = &pins->pins[pins->count];
-		error = pin(pins, found, page, reason);
-		pins->count += error == 0;
-	} else if (read_pfn(pins, page) != found->pfn) {
-		error = pin(pins, found, page, reason);
-	}
-	*pfn = found->pfn;
-	return error;
+	error = pin(pins, next, page, reason);
+	if (error)
+		return error;
+	if (found != NULL)
+		found->page = GONE;
+	pins->count++;
+	*pfn = next->pfn;
+	return 0;
 }
 
 int pins_locate(struct pins *pins, const void *host, uint64_t size, uint64_t *gpa, struct pvclock_reason *reason)
