@@ -87,7 +87,7 @@ static int set_back(struct pvclock_kvm *kvm, struct pvclock_host_tsc then, struc
 	arrival.tsc_count = kvm->vcpu_count;
 	kvm->moved_ticks = 0; /* an arrival that is refused moves nothing */
 	error = pvclock_vcpu_get_line(kvm->vcpus[0].vcpu, &arrival.line);
-	if (error == 0)
+	if (error == 0 && kvm->followed)
 		reach_back(&arrival.line, tscs[0].tsc);
 	if (error == 0)
 		error = pvclock_kvm_arrive_again(kvm, &arrival, NULL, reason);
@@ -202,7 +202,7 @@ static void tell(struct pvclock_kvm *kvm, struct pvclock_correction *correction)
 	kvm->moved_ticks = kvm->off_ns = 0;
 	kvm->counted_ns = kvm->uncounted_ns = kvm->error_ns = 0;
 	kvm->blackout = PVCLOCK_BLACKOUT_PAUSE;
-	kvm->held = kvm->slept = kvm->loaded = kvm->came_by_record = false;
+	kvm->held = kvm->slept = kvm->loaded = kvm->came_by_record = kvm->followed = false;
 }
 
 /*

@@ -88,6 +88,7 @@ int pvclock_kvm_end_follow(struct pvclock_kvm *kvm, struct kvm_follow *follow, b
 	struct pvclock_line is;
 	int error = 0;
 
+	kvm->followed |= followed && kvm->held;
 	/* the blackout, and the mark of the host's sleep, began by the old line */
 	if (followed && follow->host_known && host_lines(kvm, &is)) {
 		kvm->last.ticks = pvclock_kvm_retrace(&follow->host, &is, now, kvm->last.ticks);

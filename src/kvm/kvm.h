@@ -96,6 +96,7 @@ struct pvclock_kvm {
 	bool unpassed; /* there is a sleep of which the policy has not said anything yet */
 	bool slept;    /* in this blackout */
 	bool loaded;   /* in this blackout the VM was given a state */
+	bool followed; /* in this blackout its line has become another, because this host's did */
 	bool came_by_record; /* and with it the first vCPU's counter as it was */
 	struct pvclock_tsc_transform came_with;
 	struct kvm_mark mark;
