@@ -24,7 +24,7 @@ struct list {
 
 /* One machine of either kind: the real one behind kernel_ioctl, and the one that says what should be. */
 struct machine {
-	uint64_t kernel[KERNEL_MSRS], clock[2], tsc;
+	uint64_t kernel[KERNEL_MSRS], clock[2], tsc, resets;
 	bool has_tsc;
 };
 
@@ -62,6 +62,7 @@ static int carry_out(struct machine *machine, bool set, struct kvm_msrs *msrs, b
 			continue;
 		}
 		*place = entry->data;
+		machine->resets += place == &machine->clock[0] && entry->data == 0;
 		if (place == &machine->tsc)
 			machine->has_tsc = stopped && entry->data != 0;
 	}
@@ -93,6 +94,14 @@ bool gate_close_if_stopped(struct vm *vm)
 void vm_hold(struct vm *vm)
 {
 	(void)vm;
+}
+
+/* A clock that is registered nowhere is a machine that was reset: so is what the VMM knows nothing of. */
+void vm_take_registrations(struct vm *vm, const struct pvclock_record *record)
+{
+	(void)vm;
+	check(!record);
+	real.resets++;
 }
 
 /* --- the lists ------------------------------------------------------------------------------------ */
@@ -131,6 +140,7 @@ static void registrations(struct vcpu *vcpu)
 	check(!own || (system_time == expected.clock[0] && wall_clock == expected.clock[1]));
 	check(own || memcmp(real.clock, expected.clock, sizeof(real.clock)) == 0);
 	check(memcmp(real.kernel, expected.kernel, sizeof(real.kernel)) == 0);
+	check(real.resets == expected.resets);
 	check(vcpu->has_tsc == expected.has_tsc && (!vcpu->has_tsc || vcpu->tsc == expected.tsc));
 }
 
