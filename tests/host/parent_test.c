@@ -388,6 +388,18 @@ static void show(const struct told *t, const struct pvclock_line *line)
 	pvclock_page_write(t->watched, line, PVCLOCK_TSC_STABLE);
 }
 
+/* As a VMM answers it. What the guest's page holds then. */
+static struct pvclock_line stop_and_go_on(struct told *t)
+{
+	assert_int_equal(enter(t), -ESTALE);
+	assert_true(pvclock_kvm_slept(t->m.kvm));
+	assert_int_equal(pvclock_kvm_pause(t->m.kvm), 0);
+	assert_int_equal(pvclock_kvm_resume(t->m.kvm, NULL, NULL), 0);
+	assert_false(pvclock_kvm_slept(t->m.kvm));
+	assert_int_equal(enter(t), 0);
+	return guest_line(t);
+}
+
 /*
  * Its host changes the machine's page and tells of it, at one instant: that is one change. A host that changes the page alone knows
  * of no nested page: the VM follows what it sees, and the page is registered once more.
@@ -405,12 +417,8 @@ static void p8_a_parent_that_is_silent(void **state)
 		move(t, 2000000 + 500000 * i, 1000);
 		show(t, &t->host);
 		found = guest_line(t);
-		assert_int_equal(enter(t), -ESTALE);
-		assert_int_equal(pvclock_kvm_pause(t->m.kvm), 0);
-		assert_int_equal(pvclock_kvm_resume(t->m.kvm, NULL, NULL), 0);
-		after = guest_line(t);
+		after = stop_and_go_on(t);
 		assert_true(same_line(&found, &after));
-		assert_int_equal(enter(t), 0);
 	}
 	assert_int_equal(t->registered, registered);
 
@@ -418,13 +426,8 @@ static void p8_a_parent_that_is_silent(void **state)
 	shown = t->host;
 	shown.mul += shown.mul / 10;
 	show(t, &shown);
-	assert_int_equal(enter(t), -ESTALE);
-	assert_true(pvclock_kvm_slept(t->m.kvm));
-	assert_int_equal(pvclock_kvm_pause(t->m.kvm), 0);
-	assert_int_equal(pvclock_kvm_resume(t->m.kvm, NULL, NULL), 0);
-	after = guest_line(t);
+	after = stop_and_go_on(t);
 	assert_int_not_equal(before.mul, after.mul);
-	assert_false(pvclock_kvm_slept(t->m.kvm));
 	assert_int_equal(t->registered, registered + 1);
 
 	/* who answers is told of again */
@@ -432,10 +435,7 @@ static void p8_a_parent_that_is_silent(void **state)
 	move(t, 3000000, -5000);
 	show(t, &t->host);
 	found = guest_line(t);
-	assert_int_equal(enter(t), -ESTALE);
-	assert_int_equal(pvclock_kvm_pause(t->m.kvm), 0);
-	assert_int_equal(pvclock_kvm_resume(t->m.kvm, NULL, NULL), 0);
-	after = guest_line(t);
+	after = stop_and_go_on(t);
 	assert_true(same_line(&found, &after));
 	free_told(t);
 }
@@ -455,10 +455,7 @@ static void p8_who_leaves_its_parent_looks_itself(void **state)
 	registered = t->registered;
 	shown.mul += shown.mul / 10;
 	show(t, &shown);
-	assert_int_equal(enter(t), -ESTALE);
-	assert_int_equal(pvclock_kvm_pause(t->m.kvm), 0);
-	assert_int_equal(pvclock_kvm_resume(t->m.kvm, NULL, NULL), 0);
-	after = guest_line(t);
+	after = stop_and_go_on(t);
 	assert_int_not_equal(before.mul, after.mul);
 	assert_int_equal(t->registered, registered);
 	free_told(t);

@@ -205,7 +205,7 @@ static void resume(struct vm *vm)
 		     (unsigned long long)correction.counted_ns, (unsigned long long)correction.uncounted_ns,
 		     pvclock_cause_name(correction.cause), (unsigned long long)correction.error_ns);
 	if (error == 0 || error == -ERANGE || error == -ENOTSUP)
-		vm->paused = false; /* else it is still held, and the next entry tries again */
+		vm->paused = false; /* else it is still held, and tries again when it goes on after its next stop */
 }
 
 /* Whether the VMM sets what it was told: to 1 us, for what it does in between may be arithmetic of its own. */

@@ -9,26 +9,12 @@
 static const char *const clock_names[WARP_CLOCKS] = { "TSC", "CLOCK_MONOTONIC_RAW", "page" };
 static const char *const clock_keys[WARP_CLOCKS] = { "tsc", "raw", "page" };
 
-static const char *flag_names(const struct guest *guest)
-{
-	switch (guest->snapshot.flags & (PVCLOCK_TSC_STABLE | PVCLOCK_GUEST_STOPPED)) {
-	case PVCLOCK_TSC_STABLE:
-		return "tsc-stable";
-	case PVCLOCK_GUEST_STOPPED:
-		return "guest-stopped";
-	case PVCLOCK_TSC_STABLE | PVCLOCK_GUEST_STOPPED:
-		return "tsc-stable guest-stopped";
-	default:
-		return "none";
-	}
-}
-
 static void print_page(const struct guest *guest)
 {
 	const struct pvclock_line *line = &guest->snapshot.line;
 	uint64_t mhz = millihertz(line->mul, line->shift);
 
-	print_item("page", "version %" PRIu32 ", flags %s", guest->snapshot.version, flag_names(guest));
+	print_item("page", "version %" PRIu32 ", %s", guest->snapshot.version, page_flag_names(guest->snapshot.flags));
 	print_item("", "%" PRIu64 " ns at tick %" PRIu64 ", %.3f s ago", line->ns, line->tsc, guest->age_seconds);
 	print_item("", "mul %" PRIu32 ", shift %d: a TSC of %" PRIu64 ".%03" PRIu64 " Hz", line->mul, line->shift,
 		   mhz / 1000, mhz % 1000);

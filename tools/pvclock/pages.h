@@ -68,6 +68,9 @@ json_t *vdso_pages_to_json(const struct vdso_pages *vdso);
 
 /* --- pages_report.c ------------------------------------------------------------------------------------ */
 
+/* Those of a pvclock page, in words. */
+const char *page_flag_names(uint8_t flags);
+
 /* Each page that is live, in a line or two; those of one line together. */
 void print_pages(const struct shown_page *pages, size_t count);
 json_t *pages_to_json(const struct shown_page *pages, size_t count);

@@ -9,7 +9,7 @@
 /* A parent's pages are few; a VM's are one for each vCPU. */
 #define WHOSE_SIZE 64
 
-static const char *flag_names(uint8_t flags)
+const char *page_flag_names(uint8_t flags)
 {
 	switch (flags & (PVCLOCK_TSC_STABLE | PVCLOCK_GUEST_STOPPED)) {
 	case PVCLOCK_TSC_STABLE:
@@ -51,7 +51,7 @@ static void print_page(const char *name, const struct shown_page *page, const ch
 	if (page->why != NULL) {
 		print_item(name, "%s: not live (%s)", text, page->why);
 	} else if (page->form == SHOWN_PVCLOCK) {
-		print_item(name, "%s: live, %s, version %" PRIu32, text, flag_names(pvclock->flags), pvclock->version);
+		print_item(name, "%s: live, %s, version %" PRIu32, text, page_flag_names(pvclock->flags), pvclock->version);
 		print_item("", "%" PRIu64 " ns at tick %" PRIu64 ", mul %" PRIu32 ", shift %d", pvclock->line.ns, pvclock->line.tsc,
 			   pvclock->line.mul, pvclock->line.shift);
 	} else {
