@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * main.c - runs the benches and prints a line a figure: name value bar PASS|SLOW|FAIL|SKIP (detail). 1 if any
- * failed.|FAIL|SKIP (detail). 1 if any failed.
+ * main.c - runs the benches and prints a line a figure: name value bar PASS|SLOW|FAIL|SKIP (detail). 1 if any failed.
  */
 #include "bench.h"
 #include "deadline.h"

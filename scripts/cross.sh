@@ -88,9 +88,10 @@ on() { # MACHINE
 	passes "the digest builds without __int128" links digest-halves tests/line/digest.c -DPVCLOCK_NO_INT128 &&
 		passes "the digest without __int128 is the same" computes_the_same digest-halves
 	passes "the page's test" test_here page_test tests/page/page_test.c
-	# these two bring their own copy of some of the sources
+	# these three bring their own copy of some of the sources
 	passes "every order of a page's stores" test_here order_test tests/page/order_test.c -Wl,-z,muldefs
 	passes "every order of a write and a reading" test_here clocks_order_test tests/guest/clocks_order_test.c -Wl,-z,muldefs
+	passes "what is ready for readers" test_here clocks_ready_test tests/guest/clocks_ready_test.c -Wl,-z,muldefs
 	passes "the reader's test" test_here clock_test tests/guest/clock_test.c
 	# its oracle has 128 bits
 	[ "$machine" = i386 ] || passes "all clocks' test" test_here clocks_test tests/guest/clocks_test.c

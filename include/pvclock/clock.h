@@ -13,6 +13,10 @@
  * handler ran.
  *
  * All that a reader combines is one state: the three sequence counts (base data, line, suspend) are looked at again at its end.
+ *
+ * Most of what a reader computes does not depend on the counter, and changes only when somebody writes. So the kernel leaves it
+ * beside the base data at each tick, with the counts that it is of; a reader uses it while these still are the counts, and else
+ * computes all of it from what the host has written: no event has to wait for the kernel.
  */
 #ifndef PVCLOCK_CLOCK_H
 #define PVCLOCK_CLOCK_H
@@ -58,14 +62,25 @@ struct pvclock_clock_base {
 };
 
 /*
+ * The line in the page, if it is TSC_STABLE, as pvclock_halves_ns takes it: the gain of d ticks is (d & mask) * factor / 2^64. And what is added
+ * to it and a clock's base: system time at `tsc`, without and with what passed without the guest.
+ */
+struct pvclock_clock_ready {
+	uint64_t tsc, mask, factor;
+	uint64_t add[2]; /* by whether the clock is one of PVCLOCK_SUSPEND_CLOCKS */
+};
+
+/*
  * All zero is a valid state: MONOTONIC and BOOTTIME are right, REALTIME and TAI count from 1970. Written by the functions below
  * only, with the kernel's lock held; what follows `base` is theirs alone.
  */
 struct pvclock_clocks {
 	uint32_t sequence;                             /* odd while it is written */
 	int32_t tai_minus_utc;                         /* s */
-	uint64_t pad0;
+	uint32_t counts;                               /* of which `ready` is, as ~(the sum of all three); 0: of none */
+	uint32_t pad0;
 	struct pvclock_clock_base base[PVCLOCK_CLOCKS]; /* REALTIME, MONOTONIC and the sequence count are one cache line */
+	struct pvclock_clock_ready ready;
 	uint64_t anchor_ns;                            /* system time of the last tick */
 	uint64_t uncounted_ns;                         /* suspend.uncounted_ns, as of then */
 	int64_t wall_sec;                              /* REALTIME where system time and uncounted_ns are 0 */
@@ -103,7 +118,45 @@ struct pvclock_time pvclock_time_make(int64_t sec, uint64_t nsec);
 
 #ifdef PVCLOCK_HAS_COUNTER
 
-/* What one try of the reader below has loaded. */
+/*
+ * The usual reading: what is ready, and the counter. False: it is not of what the pages say now (that stays so until the next
+ * tick), or somebody wrote meanwhile; or the counter is before the anchor. Then the time is not *sec + *nsec.
+ *
+ * `counts` was stored after all that it is of, and is loaded before it. Each count only grows; so if their sum is still that at
+ * the end, nobody has written in between, and none was odd: a sum of even ones is what is stored.
+ */
+PVCLOCK_INLINE bool pvclock_clock_quick(const struct pvclock_user_page *user, unsigned int id, uint64_t *sec, uint64_t *nsec)
+{
+#if defined(__SIZEOF_INT128__) && !defined(PVCLOCK_NO_INT128)
+	uint64_t add, tsc, mask, factor, low, high, delta;
+	uint32_t counts;
+
+	/* hidden, or gcc takes the address of each word out of a caller's loop, to the stack, and loads it again in every turn */
+	__asm__ __volatile__("" : "+r"(user));
+	counts = pvclock_load_acquire_u32(&user->clocks.counts);
+	if (__builtin_expect(counts == 0, 0))
+		return false;
+	*sec = pvclock_load_relaxed_u64((const uint64_t *)&user->clocks.base[id].sec);
+	add = pvclock_load_relaxed_u64(&user->clocks.base[id].nsec) +
+	      pvclock_load_relaxed_u64(&user->clocks.ready.add[PVCLOCK_SUSPEND_CLOCKS >> id & 1]);
+	tsc = pvclock_load_relaxed_u64(&user->clocks.ready.tsc);
+	mask = pvclock_load_relaxed_u64(&user->clocks.ready.mask);
+	factor = pvclock_load_relaxed_u64(&user->clocks.ready.factor);
+
+	pvclock_read_counter_halves(&low, &high);
+	delta = (high << 32) + ((low - tsc) & mask);
+	*nsec = add + (uint64_t)((__extension__(unsigned __int128)delta * factor) >> 64);
+
+	pvclock_fence_acquire();
+	return (pvclock_load_relaxed_u32(&user->clocks.sequence) + pvclock_load_relaxed_u32(&user->page.version) +
+		pvclock_load_relaxed_u32(&user->suspend.sequence) + counts == UINT32_MAX) && delta >> 63 == 0;
+#else
+	(void)user, (void)id, (void)sec, (void)nsec;
+	return false;
+#endif
+}
+
+/* What one try of the other reader has loaded. */
 struct pvclock_clock_load {
 	struct pvclock_line line;
 	uint64_t low, high;  /* the counter */
@@ -120,8 +173,7 @@ PVCLOCK_INLINE bool pvclock_clock_try(const struct pvclock_user_page *user, cons
 {
 	uint32_t sequence, suspend, version, began;
 
-	/* hidden, or gcc takes the address of each word out of a caller's loop, to the stack, and loads it again in every turn */
-	__asm__ __volatile__("" : "+r"(user), "+r"(page));
+	__asm__ __volatile__("" : "+r"(user), "+r"(page)); /* as above */
 	sequence = pvclock_load_acquire_u32(&user->clocks.sequence);
 	suspend = pvclock_load_acquire_u32(&user->suspend.sequence);
 	version = pvclock_load_acquire_u32(&page->version);
@@ -138,15 +190,8 @@ PVCLOCK_INLINE bool pvclock_clock_try(const struct pvclock_user_page *user, cons
 	       pvclock_load_relaxed_u32(&page->version) == began;
 }
 
-/* A TSC has 1 GHz or more, so a line over it has no shift to the left; other counters may. */
-#if defined(__x86_64__) || defined(__i386__)
-#define PVCLOCK_SHIFT_USUAL 0
-#else
-#define PVCLOCK_SHIFT_USUAL PVCLOCK_SHIFT_MAX
-#endif
-
 /*
- * All that is not usual: bounded tries, and pages that are not stable, where `last` is the guard's; NULL: KERNEL is the
+ * All that is not usual: bounded tries, pages that have changed since the last tick, and such as are not stable, where `last` is the guard's; NULL: KERNEL is the
  * answer there. A failed reading is all zero, so that nobody who forgets to ask goes on with what was on his stack.
  */
 enum pvclock_read pvclock_clock_retry(const struct pvclock_user_page *user, const struct pvclock_page *page, pvclock_last *last,
@@ -158,27 +203,24 @@ enum pvclock_read pvclock_time_store(int64_t sec, uint64_t nsec, struct pvclock_
 /*
  * The one reader of all high-resolution clocks; those below are this, and say what they give. `page`: the clock page to read.
  *
- * Latency: from the counter to the result there is one product and one sum, as in pvclock_read_clock. Base, anchor and suspend are
- * added to the line's anchor while the counter is being read; a division is needed only where the last tick was a second ago, or is
- * yet to come. What is not usual is a call and the last thing done, so that it takes no register from what is.
+ * Latency: from the counter to the result there is one product and one sum, as in pvclock_read_clock, and little else has to be done
+ * before the counter is read. A division is needed only where the last tick was a second ago, or is yet to come. What is not usual
+ * is a call and the last thing done, so that it takes no register from what is.
  */
 PVCLOCK_INLINE enum pvclock_read pvclock_clock_time(const struct pvclock_user_page *user, const struct pvclock_page *page,
 						    pvclock_last *last, unsigned int id, struct pvclock_time *out)
 {
-	struct pvclock_clock_load load;
-	uint64_t nsec;
+	uint64_t sec, nsec;
 
-	/* the shift's range in one comparison */
-	if (__builtin_expect(id < PVCLOCK_CLOCKS && (PVCLOCK_HIGH_CLOCKS >> id & 1) != 0 && pvclock_clock_try(user, page, id, &load) &&
-			     (load.flags & PVCLOCK_TSC_STABLE) != 0 && load.line.mul != 0 &&
-			     (unsigned int)(load.line.shift - PVCLOCK_SHIFT_MIN) <= PVCLOCK_SHIFT_USUAL - PVCLOCK_SHIFT_MIN, 1)) {
-		nsec = pvclock_halves_ns(&load.line, load.low, load.high, load.add);
+	/* what is ready is of CPU 0's page: another CPU may have been told what that one has not */
+	if (__builtin_expect(id < PVCLOCK_CLOCKS && (PVCLOCK_HIGH_CLOCKS >> id & 1) != 0 && page == &user->page &&
+			     pvclock_clock_quick(user, id, &sec, &nsec), 1)) {
 		if (__builtin_expect(nsec < 1000000000u, 1)) {
-			out->sec = (int64_t)load.sec;
+			out->sec = (int64_t)sec;
 			out->nsec = (uint32_t)nsec;
 			return PVCLOCK_READ_OK;
 		}
-		return pvclock_time_store((int64_t)load.sec, nsec, out);
+		return pvclock_time_store((int64_t)sec, nsec, out);
 	}
 	return pvclock_clock_retry(user, page, last, id, out);
 }

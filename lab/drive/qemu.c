@@ -418,7 +418,7 @@ int qemu_resources(struct qemu *vm, long *descriptors, long *memory_kb)
 
 unsigned int qemu_find_events(struct qemu *vm, const char *event, json_t **last)
 {
-	char *text = vm->lab && vm->preload[0] ? qemu_read(vm, vm->preload) : NULL;
+	char *text = vm->preload[0] ? qemu_read(vm, vm->preload) : NULL;
 	unsigned int count = 0;
 
 	*last = NULL;

@@ -125,9 +125,40 @@ static struct pvclock_time wall_of(const struct pvclock_clocks *clocks)
 	return wall;
 }
 
-/* A new anchor, and, from it and what else is known, all that readers see. */
-static void publish(struct pvclock_clocks *clocks, uint64_t now_ns, uint64_t uncounted_ns, struct pvclock_time wall, int32_t tai_minus_utc)
+/* What a reader would make of the pages each time, and of which counts it is; `even` is what the base data's will be. */
+static void make_ready(struct pvclock_user_page *user, uint32_t even)
 {
+	struct pvclock_clock_ready ready = { .tsc = 0 };
+	struct pvclock_snapshot page;
+	uint32_t counts = 0, suspend;
+	uint64_t uncounted;
+
+	if (begin_read(&user->suspend.sequence, &suspend)) {
+		uncounted = load_relaxed_halves((const uint32_t *)(const void *)&user->suspend.uncounted_ns);
+		/* a shift to the left has no such factor, and where a sum may saturate it is not that simple */
+		if (end_read(&user->suspend.sequence, suspend) && read_page_once((const uint32_t *)(const void *)&user->page, &page) &&
+		    (page.flags & PVCLOCK_TSC_STABLE) != 0 && pvclock_line_valid(&page.line) && page.line.shift <= 0 &&
+		    (page.line.tsc | page.line.ns) >> 63 == 0) {
+			ready.tsc = page.line.tsc;
+			ready.mask = UINT64_MAX << -page.line.shift;
+			ready.factor = (uint64_t)page.line.mul << (32 + page.line.shift);
+			ready.add[0] = page.line.ns;
+			ready.add[1] = page.line.ns + uncounted;
+			counts = ~(even + page.version + suspend);
+		}
+	}
+	store_relaxed_halves((uint32_t *)(void *)&user->clocks.ready.tsc, ready.tsc);
+	store_relaxed_halves((uint32_t *)(void *)&user->clocks.ready.mask, ready.mask);
+	store_relaxed_halves((uint32_t *)(void *)&user->clocks.ready.factor, ready.factor);
+	store_relaxed_halves((uint32_t *)(void *)&user->clocks.ready.add[0], ready.add[0]);
+	store_relaxed_halves((uint32_t *)(void *)&user->clocks.ready.add[1], ready.add[1]);
+	store_release_u32(&user->clocks.counts, counts);
+}
+
+/* A new anchor, and, from it and what else is known, all that readers see. */
+static void publish(struct pvclock_user_page *user, uint64_t now_ns, uint64_t uncounted_ns, struct pvclock_time wall, int32_t tai_minus_utc)
+{
+	struct pvclock_clocks *clocks = &user->clocks;
 	struct pvclock_time monotonic = { 0, 0 }, boot, real, tai;
 	uint64_t anchor = now_ns > clocks->anchor_ns ? now_ns : clocks->anchor_ns, less = anchor + uncounted_ns;
 	uint32_t even;
@@ -145,6 +176,7 @@ static void publish(struct pvclock_clocks *clocks, uint64_t now_ns, uint64_t unc
 	store_base(clocks, PVCLOCK_TAI, tai, less);
 	store_base(clocks, PVCLOCK_MONOTONIC_COARSE, monotonic, 0);
 	store_base(clocks, PVCLOCK_REALTIME_COARSE, real, 0);
+	make_ready(user, even);
 	store_release_u32(&clocks->sequence, even);
 
 	clocks->anchor_ns = anchor;
@@ -160,13 +192,13 @@ void pvclock_clocks_start(struct pvclock_user_page *user, uint64_t now_ns, uint6
 	struct pvclock_time wall = { 0, 0 };
 	struct pvclock_told before;
 
-	publish(&user->clocks, now_ns, pvclock_clocks_uncounted(user), subtract_ns(add_ns(wall, epoch_ns), uncounted_ns), tai_minus_utc);
+	publish(user, now_ns, pvclock_clocks_uncounted(user), subtract_ns(add_ns(wall, epoch_ns), uncounted_ns), tai_minus_utc);
 	pvclock_clocks_told(user, now_ns, &before); /* what was before the guest began is not news */
 }
 
 void pvclock_clocks_tick(struct pvclock_user_page *user, uint64_t now_ns)
 {
-	publish(&user->clocks, now_ns, pvclock_clocks_uncounted(user), wall_of(&user->clocks), user->clocks.tai_minus_utc);
+	publish(user, now_ns, pvclock_clocks_uncounted(user), wall_of(&user->clocks), user->clocks.tai_minus_utc);
 }
 
 void pvclock_clocks_set_realtime(struct pvclock_user_page *user, uint64_t now_ns, uint64_t uncounted_ns,
@@ -175,18 +207,18 @@ void pvclock_clocks_set_realtime(struct pvclock_user_page *user, uint64_t now_ns
 	struct pvclock_time whole = { realtime->sec, 0 };
 
 	whole = add_ns(whole, realtime->nsec); /* which may be a second, or more */
-	publish(&user->clocks, now_ns, pvclock_clocks_uncounted(user), subtract_ns(subtract_ns(whole, now_ns), uncounted_ns),
+	publish(user, now_ns, pvclock_clocks_uncounted(user), subtract_ns(subtract_ns(whole, now_ns), uncounted_ns),
 		user->clocks.tai_minus_utc);
 }
 
 void pvclock_clocks_set_tai(struct pvclock_user_page *user, uint64_t now_ns, int32_t tai_minus_utc)
 {
-	publish(&user->clocks, now_ns, pvclock_clocks_uncounted(user), wall_of(&user->clocks), tai_minus_utc);
+	publish(user, now_ns, pvclock_clocks_uncounted(user), wall_of(&user->clocks), tai_minus_utc);
 }
 
 void pvclock_clocks_leap(struct pvclock_user_page *user, uint64_t now_ns, int32_t seconds)
 {
-	publish(&user->clocks, now_ns, pvclock_clocks_uncounted(user), add_seconds(wall_of(&user->clocks), -(int64_t)seconds),
+	publish(user, now_ns, pvclock_clocks_uncounted(user), add_seconds(wall_of(&user->clocks), -(int64_t)seconds),
 		(int32_t)((uint32_t)user->clocks.tai_minus_utc + (uint32_t)seconds));
 }
 
