@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# image.sh BUILD - packs BUILD/lab/host.cpio.gz and guest.cpio.gz, the initramfs of the lab's host and of its guests,
-# from what fetch.sh unpacked, our init scripts, and pvclock-probe where it is built; and nested.cpio.gz, of a guest that is a host and
+# image.sh BUILD - packs BUILD/lab/host.cpio and guest.cpio, the initramfs of the lab's host and of its guests,
+# from what fetch.sh unpacked, our init scripts, and pvclock-probe where it is built; and nested.cpio, of a guest that is a host and
 # has no shares: QEMU, the preload, and a guest's image are in it. Does nothing where nothing changed.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -48,21 +48,21 @@ pack() { # IMAGE INIT FILES...
 		esac
 	done
 	chmod 755 "$temp/init"
-	squeeze
+	archive
 }
 
-squeeze() { # what is in $temp becomes $image
-	(cd "$temp" && find . | "$busybox" cpio -o -H newc 2>/dev/null) | gzip -1 >"$temp.gz"
-	mv "$temp.gz" "$image"
+archive() { # what is in $temp becomes $image
+	(cd "$temp" && find . | "$busybox" cpio -o -H newc 2>/dev/null) >"$temp.cpio"
+	mv "$temp.cpio" "$image"
 	rm -rf "$temp"
 }
 
 # What of the root file system QEMU and our programs need, as the share `p` has it, behind the guest's own image: the kernel unpacks both.
 pack_nested() {
-	image=$lab/nested.cpio.gz
+	image=$lab/nested.cpio
 	programs="tools/pvclock/pvclock tools/preload/libpvclock-preload.so"
 	release=$(cd "$lab/../release" && pwd)
-	fresh "$image" "$0" "$lab/fetched" "$lab/guest.cpio.gz" "$here/nested-host.sh" $(printf "$release/%s\n" $programs) && return
+	fresh "$image" "$0" "$lab/fetched" "$lab/guest.cpio" "$here/nested-host.sh" $(printf "$release/%s\n" $programs) && return
 	temp=$(mktemp -d "$lab/image.XXXXXX")
 	trap 'rm -rf "$temp"' EXIT
 	root=$temp/mnt/p/lab/root
@@ -78,7 +78,7 @@ pack_nested() {
 	for applet in sh tail echo; do
 		ln -s busybox "$root/usr/bin/$applet"
 	done
-	for name in qemu/kvmvapic.bin qemu/linuxboot_dma.bin seabios/bios-256k.bin; do
+	for name in qemu/kvmvapic.bin qemu/pvh.bin seabios/bios-256k.bin; do
 		mkdir -p "$root/usr/share/${name%/*}"
 		cp "$lab/root/usr/share/$name" "$root/usr/share/$name"
 	done
@@ -93,15 +93,15 @@ pack_nested() {
 	done | sed -n "s|.*=> $lab/root/$libraries/\([^ ]*\) .*|\1|p" | sort -u | while read -r name; do
 		cp -L "$lab/root/$libraries/$name" "$root/$libraries"
 	done
-	cp "$lab"/kernel/boot/vmlinuz-* "$temp/mnt/p/lab/kernel/boot"
-	cp "$lab/guest.cpio.gz" "$temp/mnt/p/lab"
+	cp "$lab/kernel/boot/linux" "$temp/mnt/p/lab/kernel/boot"
+	cp "$lab/guest.cpio" "$temp/mnt/p/lab"
 	cp "$here/nested-host.sh" "$root/nested-host.sh"
-	squeeze
-	cat "$lab/guest.cpio.gz" "$image" >"$image.new"
+	archive
+	cat "$lab/guest.cpio" "$image" >"$image.new"
 	mv "$image.new" "$image"
 }
 
 [ -f "$probe" ] || probe=
-pack "$lab/host.cpio.gz" "$here/host-init"
-pack "$lab/guest.cpio.gz" "$here/guest-init" "$here/host-init" $probe
+pack "$lab/host.cpio" "$here/host-init"
+pack "$lab/guest.cpio" "$here/guest-init" "$here/host-init" $probe
 [ -z "$probe" ] || pack_nested

@@ -77,7 +77,7 @@ prepare() {
 	mkdir -p "$logs" "$boot" /var/log/libvirt/pvclock /run/probe
 	chown libvirt-qemu /var/log/libvirt/pvclock
 	cp /lab/kernel/boot/vmlinuz-* "$boot/vmlinuz"
-	cp /lab/guest.cpio.gz "$boot/initrd"
+	cp /lab/guest.cpio "$boot/initrd"
 }
 
 start_libvirt() {

@@ -13,7 +13,7 @@ if [ ! -f "$lab/native" ]; then
 		console=$(mktemp)
 		trap 'rm -f "$console"' EXIT
 		timeout -k 1 $limit "$here/qemu.sh" "$1" -nodefaults -no-user-config -M q35 -accel kvm -cpu host -m 512 -display none -no-reboot \
-			-kernel "$lab"/kernel/boot/vmlinuz-* -initrd "$lab/guest.cpio.gz" -append "console=ttyS0 quiet panic=-1" \
+			-kernel "$lab/kernel/boot/linux" -initrd "$lab/guest.cpio" -append "console=ttyS0 quiet panic=-1 pci=lastbus=0" \
 			-serial stdio -serial null </dev/null >"$console" 2>&1 && status=0 || status=$?
 		if grep -q '^lab: guest is up' "$console"; then
 			echo "yes: /dev/kvm boots Linux" >"$lab/native"

@@ -10,7 +10,7 @@ clock=$1
 run=
 [ "$clock" = stock ] || run="/p/release/tools/pvclock/pvclock run --mode $clock --log /dev/ttyS0 --"
 $run qemu-system-x86_64 -nodefaults -no-user-config -M q35,hpet=off -accel kvm -cpu host -m 128 -display none \
-	-kernel /lab/kernel/boot/vmlinuz-* -initrd /lab/guest.cpio.gz -append "console=ttyS0 panic=-1 quiet pvclock.probe=ttyS1" \
+	-kernel /lab/kernel/boot/linux -initrd /lab/guest.cpio -append "console=ttyS0 panic=-1 quiet pci=lastbus=0 pvclock.probe=ttyS1" \
 	-serial file:/tmp/console -serial /dev/ttyS1 >/dev/ttyS0 2>&1
 echo "lab: this guest's QEMU ended: $?; its guest's last words:"
 tail -n 5 /tmp/console

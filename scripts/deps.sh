@@ -10,7 +10,7 @@ packages() {
 	test) echo "libcmocka-dev:/usr/include/cmocka.h libgmp-dev:/usr/include/x86_64-linux-gnu/gmp.h util-linux:setarch libsystemd-dev:/usr/include/systemd/sd-bus.h dbus-daemon:dbus-daemon" ;;
 	fuzz) echo "clang:clang libclang-rt-14-dev:/usr/lib/llvm-14/lib/clang/14.0.6/lib/linux/libclang_rt.fuzzer-x86_64.a" ;;
 	docs) echo "scdoc:scdoc mandoc:mandoc" ;;
-	lab) echo "apt:apt-get util-linux:flock" ;; # with tar and gzip: on every Debian; the rest is unpacked, not installed
+	lab) echo "apt:apt-get util-linux:flock" ;; # with tar: on every Debian; the rest is unpacked, not installed
 	cross) echo "gcc-i686-linux-gnu:i686-linux-gnu-gcc libc6-dev-i386-cross:/usr/i686-linux-gnu/include/stdio.h gcc-aarch64-linux-gnu:aarch64-linux-gnu-gcc libc6-dev-arm64-cross:/usr/aarch64-linux-gnu/include/stdio.h gcc-riscv64-linux-gnu:riscv64-linux-gnu-gcc libc6-dev-riscv64-cross:/usr/riscv64-linux-gnu/include/stdio.h qemu-user-static:qemu-aarch64-static" ;;
 	*) echo "deps.sh: no group \"$1\"; there are build, test, fuzz, docs, lab, cross." >&2; exit 2 ;;
 	esac

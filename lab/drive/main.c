@@ -9,7 +9,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,9 +24,8 @@
 static int find_things(struct driver *driver)
 {
 	struct lab *lab = &driver->lab;
-	char pattern[LAB_PATH], *slash;
+	char *slash;
 	ssize_t length = readlink("/proc/self/exe", lab->driver, sizeof(lab->driver) - 1);
-	glob_t found;
 
 	lab->driver[length > 0 ? length : 0] = '\0';
 	snprintf(lab->pvclock, sizeof(lab->pvclock), "%.400s", lab->driver);
@@ -36,20 +34,15 @@ static int find_things(struct driver *driver)
 		snprintf(slash, sizeof(lab->pvclock) - (size_t)(slash - lab->pvclock), "%s", PVCLOCK_BELOW);
 	if (driver->pvclock)
 		snprintf(lab->pvclock, sizeof(lab->pvclock), "%s", driver->pvclock);
-	snprintf(lab->initrd, sizeof(lab->initrd), "%.400s/guest.cpio.gz", driver->home);
-	snprintf(lab->nested, sizeof(lab->nested), "%.400s/nested.cpio.gz", driver->home);
+	snprintf(lab->initrd, sizeof(lab->initrd), "%.400s/guest.cpio", driver->home);
+	snprintf(lab->nested, sizeof(lab->nested), "%.400s/nested.cpio", driver->home);
 	if (driver->initrd)
 		snprintf(lab->initrd, sizeof(lab->initrd), "%s", driver->initrd);
-	snprintf(pattern, sizeof(pattern), "%.400s/kernel/boot/vmlinuz-*", driver->home);
+	snprintf(lab->kernel, sizeof(lab->kernel), "%.400s/kernel/boot/linux", driver->home);
 	if (driver->kernel)
 		snprintf(lab->kernel, sizeof(lab->kernel), "%s", driver->kernel);
-	else if (glob(pattern, 0, NULL, &found) == 0) {
-		snprintf(lab->kernel, sizeof(lab->kernel), "%s", found.gl_pathv[0]);
-		globfree(&found);
-	}
 	if (access(lab->kernel, R_OK))
-		return lab_fail(lab, "There is no guest kernel %s: run the lab's fetch.sh, or name one with --kernel.",
-				lab->kernel[0] ? lab->kernel : pattern);
+		return lab_fail(lab, "There is no guest kernel %s: run the lab's fetch.sh, or name one with --kernel.", lab->kernel);
 	if (access(lab->initrd, R_OK))
 		return lab_fail(lab, "There is no %s: run the lab's image.sh, or name an image with --initrd.",
 				lab->initrd);
@@ -89,7 +82,7 @@ static int make_places(struct driver *driver)
 	make_directories(lab->logs);
 	if (access(lab->logs, W_OK))
 		return lab_fail(lab, "Cannot write to %s: %s.", lab->logs, strerror(errno));
-	snprintf(path, sizeof(path), "%.480s/driver.log", lab->logs);
+	snprintf(path, sizeof(path), "%.400s/%.*s.journal", lab->logs, (int)strcspn(driver->names, ","), driver->names);
 	lab->journal = fopen(path, "we");
 	return 0;
 }

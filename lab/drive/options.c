@@ -24,7 +24,7 @@ static void usage(FILE *out)
 	      "  --peer ADDRESS    a second host, on which `pvclock-lab --agent` runs\n"
 	      "  --self ADDRESS    of this host, seen from the peer (10.0.0.1; with --agent 10.0.0.2)\n"
 	      "  --agent           be the peer: start and end QEMUs as told, over TCP port 7000\n"
-	      "  --lab DIR         where kernel/boot/vmlinuz-* and guest.cpio.gz are (/lab)\n"
+	      "  --lab DIR         where kernel/boot/linux and guest.cpio are (/lab)\n"
 	      "  --kernel FILE, --initrd FILE, --qemu PROGRAM, --pvclock PROGRAM\n"
 	      "  --accel NAME      kvm or tcg (kvm)\n"
 	      "  --where NAME      what the rows call this place (kvm; lab where LAB is set)\n"
