@@ -159,10 +159,11 @@ void vm_reread_policy(struct vm *vm);         /* the same, from a file that may 
 void vm_keep_record(struct vm *vm);           /* of a VM that has stopped, where records are asked for */
 /*
  * Of the VM that arrives: what of the blackout its clock counts, by its record; false: there is none, and nothing is counted.
+ * `line`: by its page, which tells it to `within_ns`.
  * From then on it has the record's policy and account.
  */
-bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line *line, struct pvclock_plan *plan,
-		    struct pvclock_host_time *now);
+bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line *line, uint64_t within_ns,
+		    struct pvclock_plan *plan, struct pvclock_host_time *now);
 
 /* --- memory.c ------------------------------------------------------------------------------ */
 

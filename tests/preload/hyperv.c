@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A guest that has asked for Hyper-V's re-enlightenment, carried as QEMU carries it: by its three MSRs, of which QEMU takes in none
- * that says "enabled" in the TLFS's own bit; and told where it arrives, when its TSC has another rate there.
+ * A guest that keeps time by Hyper-V's page alone, carried as QEMU carries it. One that has asked for re-enlightenment: by its three
+ * MSRs, of which QEMU takes in none that says "enabled" in the TLFS's own bit; and told where it arrives, when its TSC has another
+ * rate there. And one with a record, which says its clock in another form than that page.
  */
 #include "qemu_like.h"
 
@@ -212,4 +213,44 @@ void a_guest_is_reenlightened(struct like *like)
 	never_acknowledges(like, &carried);
 	values_are_kept(like, &plain);
 	plain_destroy(&plain);
+}
+
+/* By Hyper-V's page its clock is told to a unit, and by its record exactly: they are of one clock all the same. */
+void a_record_is_found_by_units(struct like *like)
+{
+	static struct carried carried;
+	char folder[] = "/tmp/pvclock-records-XXXXXX", command[64];
+	struct plain plain, other;
+	int64_t recorded, counted;
+
+	if (!like->own)
+		return;
+	if (mkdtemp(folder) == NULL)
+		return (void)check(like, false, "a folder for records");
+	setenv("PVCLOCK_RECORDS", folder, 1);
+	setenv("PVCLOCK_POLICY", "migration=advance,advance_max_ns=1000000", 1);
+	plain_create(&plain);
+	plain_add_vcpu(&plain, 0);
+	set_cpuid(&plain);
+	plain_go_on(&plain, 0);
+	plain_wrmsr(&plain, 0, PVCLOCK_HYPERV_MSR_REFERENCE_TSC, PAGE_ON);
+	for (unsigned int i = 0; i < 8; i++) { /* at another fraction of a unit each */
+		carry_away(&plain, &carried);
+		like_forget_log(like);
+		recorded = counted = -1;
+		bring(&other, &carried);
+		reads(&other, STATUS);
+		check(like, like_event(like, "arrive", "recorded", &recorded) == 1 && recorded == 1, "records: a guest of Hyper-V's page finds its own");
+		like_event(like, "arrive", "counted_ns", &counted);
+		check(like, counted == 1000000, "records: and counts what it says: %lld ns", (long long)counted);
+		plain_destroy(&other);
+		plain_go_on(&plain, carried.stop.clock.clock);
+		reads(&plain, STATUS);
+	}
+	plain_destroy(&plain);
+	unsetenv("PVCLOCK_POLICY");
+	unsetenv("PVCLOCK_RECORDS");
+	snprintf(command, sizeof(command), "rm -rf %s", folder);
+	if (system(command))
+		live_note("%s is left", folder);
 }
