@@ -237,6 +237,8 @@ const struct scenario scenarios[] = {
 	  play_reenlighten },
 	{ "hyperv-l1-told-own-new-rate", "the same; its guest is the preload's in there, which looks at the page", NEEDS_KVM | NEEDS_PEER | NEEDS_PRELOAD | NEEDS_OWN, false, 600,
 	  play_reenlighten_own },
+	{ "hyperv-l1-told-tree-new-rate", "the same; this host makes that guest's page right besides", NEEDS_KVM | NEEDS_PEER | NEEDS_PRELOAD | NEEDS_OWN, false, 600,
+	  play_reenlighten_tree },
 	{ "hyperv-l2", "a guest on Hyper-V's TSC page: stop and cont, savevm and loadvm, between two QEMUs", NEEDS_KVM, false, 400, play_hyperv },
 	{ "hyperv-new-rate", "the same, to a host of another TSC rate, and back", NEEDS_KVM | NEEDS_PEER, false, 600, play_hyperv_new_rate },
 	{ "host-suspend", "the host sleeps (S3), 4 s each: not counted, counted", NEEDS_KVM | NEEDS_SLEEP, true, 300, play_host_suspend },

@@ -101,6 +101,7 @@ int nested_move(struct run *run, const struct middle *middle, int (*moving)(stru
 /* scenario_reenlighten.c */
 int play_reenlighten(struct run *run);
 int play_reenlighten_own(struct run *run);
+int play_reenlighten_tree(struct run *run);
 /* scenario_sleep.c */
 int play_host_suspend(struct run *run);
 int play_watchdog_quiet(struct run *run);
