@@ -33,6 +33,11 @@ void vm_pause(struct vm *vm)
 	(void)vm;
 }
 
+void vcpu_note_acknowledged(struct vcpu *vcpu)
+{
+	(void)vcpu;
+}
+
 void say(const char *format, ...)
 {
 	(void)format;

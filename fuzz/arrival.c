@@ -54,12 +54,13 @@ void record_event(const char *event, const struct pvclock_reason *reason, const 
 }
 
 /* It comes without a record: what these do is fuzzed by themselves (record.c, plan.c). */
-bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line *line, struct pvclock_plan *plan,
-		    struct pvclock_host_time *now)
+bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line *line, uint64_t within_ns,
+		    struct pvclock_plan *plan, struct pvclock_host_time *now)
 {
 	(void)vm;
 	(void)first_tsc;
 	(void)line;
+	(void)within_ns;
 	(void)plan;
 	(void)now;
 	return false;

@@ -75,7 +75,7 @@ pack_nested() {
 		ln -s "usr/$name" "$root/$name"
 	done
 	cp "$lab/root/usr/bin/busybox" "$lab/root/usr/bin/qemu-system-x86_64" "$root/usr/bin"
-	for applet in sh tail echo; do
+	for applet in sh tail echo cat grep sleep mount; do
 		ln -s busybox "$root/usr/bin/$applet"
 	done
 	for name in qemu/kvmvapic.bin qemu/pvh.bin seabios/bios-256k.bin; do

@@ -248,6 +248,14 @@ static int say_of(struct run *run, struct qemu *vm, const json_t *arrive, const 
 	return whole ? 0 : -1;
 }
 
+/* Steer moves a clock by 1 ns; and one that is read in units goes on within one of where it was. */
+static int64_t jump_limit_ns(const struct run *run)
+{
+	unsigned int unit = verdict_unit_ns(&run->verdict);
+
+	return unit > 1 ? unit : strcmp(run->who, "own") ? 1 : 0;
+}
+
 int blackout_check_arrival(struct run *run, struct qemu *vm, int64_t jump_ns)
 {
 	struct foretold said, happened;
@@ -267,7 +275,7 @@ int blackout_check_arrival(struct run *run, struct qemu *vm, int64_t jump_ns)
 		/* what is read is a guest's guest's clock, maybe; preflight speaks of its machine's, which nobody reads */
 		happened.jump_ns = result == 0 && run->nested ? said.jump_ns : jump_ns;
 		if (result == 0)
-			foretold_judge_function(&said, &happened, strcmp(run->who, "own") ? 1 : 0, sentence);
+			foretold_judge_function(&said, &happened, jump_limit_ns(run), sentence);
 		if (result == 0 && sentence[0])
 			result = lab_fail(run->lab, "Preflight and what happened differ in %s", sentence);
 		run->foretold += result == 0;

@@ -157,10 +157,20 @@ static void forget(struct rows *rows, const char *scenario, const char *who)
 	}
 }
 
+static void print_ms(const char *what, const json_t *list)
+{
+	const json_t *ns;
+	size_t i;
+
+	json_array_foreach(list, i, ns)
+		printf("%s%.0f ms", i ? ", " : what, (double)json_integer_value(ns) / 1e6);
+}
+
 /* What else a row is about. */
 static void print_extra(const struct row *row)
 {
 	const json_t *across = json_object_get(row->extra, "late_us_across");
+	const json_t *windows = json_object_get(row->extra, "windows_ns");
 
 	if (across)
 		printf("; %lld deadlines, %lld of them across an event: %lld early, late by %.1f ms in the median",
@@ -169,6 +179,9 @@ static void print_extra(const struct row *row)
 	else
 		printf("; vDSO %lld ticks, syscall %lld", (long long)lab_number(row->extra, "vdso_ticks", 0),
 		       (long long)lab_number(row->extra, "syscall_ticks", 0));
+	print_ms("; acknowledged after ", windows);
+	if (windows)
+		print_ms("; off when that was put right by ", json_object_get(row->extra, "off_ns"));
 }
 
 /* One line, as soon as it is there. */
@@ -178,6 +191,8 @@ static void print_row(const struct row *row, double seconds)
 
 	if (row->failure[0]) {
 		printf("%-5s %-25s FAILED after %.0f s: %s\n", row->who, row->scenario, seconds, row->failure);
+	} else if (json_is_true(json_object_get(row->extra, "refused"))) {
+		printf("%-5s %-25s %.0f s: %s\n", row->who, row->scenario, seconds, row->reason);
 	} else {
 		printf("%-5s %-25s %.0f s: %u events, worst jump %s, %llu backwards, %s, %s%s", row->who, row->scenario, seconds,
 		       row->events, rows_format_ns(row->jump_ns_max, jump), (unsigned long long)row->backwards,

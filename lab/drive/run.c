@@ -124,13 +124,15 @@ static uint64_t switched_at(struct qemu *vm)
 
 int run_end(struct run *run, struct qemu *vm)
 {
-	uint64_t tick = run->nested ? 0 : switched_at(vm);
+	uint64_t tick = run->nested && !run->nested_known ? 0 : switched_at(vm);
 	int64_t jumped = run->verdict.jump_sum;
 	unsigned int by_page = run->verdict.by_page;
 	char command[48];
 	json_t *reply;
 	bool known;
 
+	if (tick && run->nested)
+		tick += run->nested_ahead;
 	snprintf(command, sizeof(command), tick ? "end e%u %llu" : "end e%u", run->number, (unsigned long long)tick);
 	reply = ask(run, vm, command);
 	if (!reply)

@@ -25,6 +25,9 @@ struct run {
 	unsigned int number;        /* of the event under way */
 	bool tscs_differ;           /* the guest has made its vCPUs' TSCs differ: its clock may not be called stable */
 	bool nested;                /* the guest is a guest's guest: what QEMU says here of ticks is not about its counter */
+	bool nested_known;          /* ... but for this: how far its counter is ahead of its host's */
+	uint64_t nested_ahead;
+	int (*arrived)(struct run *run, struct qemu *vm); /* what is waited for before a guest that has arrived is asked; NULL: nothing */
 	bool unjudged;              /* nothing is promised of what comes: jumps are shown, not judged */
 	unsigned int foretold;      /* arrivals that preflight's word was held against */
 	struct verdict verdict;

@@ -40,7 +40,7 @@ int scenario_run(struct lab *lab, struct host *here, struct host *there, const s
 
 /* A CPU on which Linux keeps time by Hyper-V's TSC page; without kvm=off it prefers kvm-clock. */
 #define SCENARIO_HYPERV_CPU SCENARIO_HYPERV_HOST_CPU ",hv-reenlightenment"
-/* For one that is a host, and is to be moved: where its KVM has asked for re-enlightenment, QEMU moves it to hosts that scale TSCs alone. */
+/* For one that is a host, and is to be moved: stock QEMU takes in none whose KVM has asked for re-enlightenment, and with it there is a window. */
 #define SCENARIO_HYPERV_HOST_CPU "host,kvm=off,hv-time,hv-relaxed,hv-vapic,hv-vpindex,hv-synic,hv-stimer,hv-frequencies,hv-runtime"
 
 /* scenario_migrate.c */
@@ -53,6 +53,9 @@ int migrate_same_rate(struct run *run, struct qemu_options *guest, unsigned int 
 /* The middle of the first: run->vm[0] runs; into another QEMU on this host and so on, and the last one is left. */
 int migrate_hops(struct run *run, struct qemu_options *guest, unsigned int hops);
 int migrate_new_rate(struct run *run, struct qemu_options *guest, unsigned int events);
+/* Where the next one listens: on the peer, or on this host. */
+#define MIGRATE_URI 128
+const char *migrate_uri(struct run *run, bool on_peer, char uri[MIGRATE_URI]);
 /* scenario_bare.c */
 int play_deadlines(struct run *run);
 int play_deadlines_new_rate(struct run *run);
@@ -85,6 +88,20 @@ int play_nested_told(struct run *run);
 int play_nested_untold(struct run *run);
 int play_hyperv_l1(struct run *run);
 int play_hyperv_l1_new_rate(struct run *run);
+struct middle {
+	const char *cpu;
+	const char *parent; /* PVCLOCK_PARENT: what the engine in there takes of this host's offer */
+	const char *inner;  /* the clock that it gives its guest; NULL: as run->who */
+};
+/* What it is started with. */
+#define NESTED_COMMAND 128
+void nested_guest(const struct run *run, const struct middle *middle, char command[NESTED_COMMAND], struct qemu_options *options);
+/* A guest that is a host is moved, by one of scenario_migrate.c's, while its guest runs. */
+int nested_move(struct run *run, const struct middle *middle, int (*moving)(struct run *, struct qemu_options *, unsigned int));
+/* scenario_reenlighten.c */
+int play_reenlighten(struct run *run);
+int play_reenlighten_own(struct run *run);
+int play_reenlighten_tree(struct run *run);
 /* scenario_sleep.c */
 int play_host_suspend(struct run *run);
 int play_watchdog_quiet(struct run *run);

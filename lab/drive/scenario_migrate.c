@@ -57,7 +57,7 @@ static int hop(struct run *run, struct qemu *from, struct qemu *to, const struct
 
 	options.incoming = uri;
 	if (qemu_start(to, run->lab, run->scenario, &options) || run_begin(run, from) ||
-	    run_migrate(run, from, to, uri) || run_end(run, to))
+	    run_migrate(run, from, to, uri) || (run->arrived && run->arrived(run, to)) || run_end(run, to))
 		return -1;
 	run_part(run, from);
 	return 0;
@@ -100,9 +100,15 @@ static void take_drift_of_hop(struct run *run, const struct host *host)
 	run->drift_known = true;
 }
 
+const char *migrate_uri(struct run *run, bool on_peer, char uri[MIGRATE_URI])
+{
+	snprintf(uri, MIGRATE_URI, "tcp:%s:%u", on_peer ? run->lab->peer->address : run->lab->self,
+		 MIGRATE_PORT + run->lab->peer_ports++ % 400);
+	return uri;
+}
+
 int migrate_new_rate(struct run *run, struct qemu_options *guest, unsigned int events)
 {
-	const struct lab *lab = run->lab;
 	json_t *rates = json_array();
 
 	run->drift_limit_ppb = 0.5;
@@ -111,15 +117,13 @@ int migrate_new_rate(struct run *run, struct qemu_options *guest, unsigned int e
 	if (run_boot(run, &run->vm[0], guest))
 		return -1;
 	for (unsigned int i = 0; i < events; i++) {
-		char uri[128], name[16];
+		char uri[MIGRATE_URI], name[16];
 		bool away = i % 2 == 0;
 
 		snprintf(name, sizeof(name), "hop%u", i + 1);
-		snprintf(uri, sizeof(uri), "tcp:%s:%u", away ? lab->peer->address : lab->self,
-			 MIGRATE_PORT + run->lab->peer_ports++ % 400);
 		guest->name = name;
 		guest->on_peer = away;
-		if (hop(run, &run->vm[i % 2], &run->vm[(i + 1) % 2], guest, uri))
+		if (hop(run, &run->vm[i % 2], &run->vm[(i + 1) % 2], guest, migrate_uri(run, away, uri)))
 			return -1;
 		take_drift_of_hop(run, away ? run->there : run->here);
 		json_array_append_new(rates, json_real(run->verdict.rate_ppb));

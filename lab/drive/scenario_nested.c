@@ -82,11 +82,6 @@ int play_nested_hyperv(struct run *run)
 
 /* --- moved while its guest runs --------------------------------------------------------------------- */
 
-struct middle {
-	const char *cpu;
-	const char *parent; /* PVCLOCK_PARENT: what the engine in there takes of this host's offer */
-};
-
 /* What the preload in the middle says on its machine's console, after each hop. */
 struct said {
 	unsigned int pauses, followed, rewritten, refused;
@@ -144,51 +139,57 @@ static int judge_words(struct run *run, bool tree, unsigned int hops)
 	return 0;
 }
 
-static int move(struct run *run, const struct middle *middle, int (*moving)(struct run *, struct qemu_options *, unsigned int))
+void nested_guest(const struct run *run, const struct middle *middle, char command[NESTED_COMMAND], struct qemu_options *options)
 {
-	char command[128];
-	struct qemu_options options = { .name = "middle", .who = run->who, .cpus = 1, .memory_mb = MOVED_MB, .cpu = middle->cpu,
-					.append = command, .is_host = true, .initrd = run->lab->nested, .offer = "nested" };
-
+	*options = (struct qemu_options){ .name = "middle", .who = run->who, .cpus = 1, .memory_mb = MOVED_MB, .cpu = middle->cpu,
+					  .append = command, .is_host = true, .initrd = run->lab->nested, .offer = "nested" };
 	/*
 	 * Blanks are written as commas. A kernel that holds its TSC against another timer finds it wrong after the move, and then its KVM gives its
 	 * guests' TSCs other offsets at each entry.
 	 */
-	snprintf(command, sizeof(command), "tsc=reliable pvclock.host=sh,/nested-host.sh,%s,%s", run->who, middle->parent);
+	snprintf(command, NESTED_COMMAND, "tsc=reliable pvclock.host=sh,/nested-host.sh,%s,%s", middle->inner ? middle->inner : run->who, middle->parent);
+}
+
+int nested_move(struct run *run, const struct middle *middle, int (*moving)(struct run *, struct qemu_options *, unsigned int))
+{
+	struct qemu_options options;
+	char command[NESTED_COMMAND];
+
+	nested_guest(run, middle, command, &options);
 	run->nested = true;
 	return moving(run, &options, run_events(run, 2)) || judge_words(run, !strcmp(middle->parent, "tree"), run_events(run, 2)) ? -1 : 0;
 }
 
 int play_nested_live_update(struct run *run)
 {
-	return move(run, &(struct middle){ .cpu = "host", .parent = "tree" }, migrate_same_rate);
+	return nested_move(run, &(struct middle){ .cpu = "host", .parent = "tree" }, migrate_same_rate);
 }
 
 int play_nested_new_rate(struct run *run)
 {
-	return move(run, &(struct middle){ .cpu = "host", .parent = "tree" }, migrate_new_rate);
+	return nested_move(run, &(struct middle){ .cpu = "host", .parent = "tree" }, migrate_new_rate);
 }
 
 int play_nested_told(struct run *run)
 {
 	run->unjudged = true; /* there is a window, and it is measured */
-	return move(run, &(struct middle){ .cpu = "host", .parent = "told" }, migrate_new_rate);
+	return nested_move(run, &(struct middle){ .cpu = "host", .parent = "told" }, migrate_new_rate);
 }
 
 int play_nested_untold(struct run *run)
 {
 	run->unjudged = true;
-	return move(run, &(struct middle){ .cpu = "host", .parent = "off" }, migrate_new_rate);
+	return nested_move(run, &(struct middle){ .cpu = "host", .parent = "off" }, migrate_new_rate);
 }
 
 /* The middle one keeps time by Hyper-V's page, and is told nothing: its preload looks at that. */
 int play_hyperv_l1(struct run *run)
 {
-	return move(run, &(struct middle){ .cpu = SCENARIO_HYPERV_HOST_CPU, .parent = "off" }, migrate_same_rate);
+	return nested_move(run, &(struct middle){ .cpu = SCENARIO_HYPERV_HOST_CPU, .parent = "off" }, migrate_same_rate);
 }
 
 int play_hyperv_l1_new_rate(struct run *run)
 {
 	run->unjudged = true;
-	return move(run, &(struct middle){ .cpu = SCENARIO_HYPERV_HOST_CPU, .parent = "off" }, migrate_new_rate);
+	return nested_move(run, &(struct middle){ .cpu = SCENARIO_HYPERV_HOST_CPU, .parent = "off" }, migrate_new_rate);
 }

@@ -121,6 +121,8 @@ bool verdict_event(struct verdict *verdict, const json_t *reply)
 {
 	double rate = json_number_value(json_object_get(reply, "page_rate_ppb"));
 	int64_t jump = event_jump(verdict, reply);
+	struct pvclock_line was = verdict->last;
+	bool known = verdict->last_known;
 
 	verdict->events++;
 	keep_largest(&verdict->jump_max, jump);
@@ -135,6 +137,8 @@ bool verdict_event(struct verdict *verdict, const json_t *reply)
 	keep_largest(&verdict->realtime_step_max, lab_number(reply, "realtime_step_ns", 0));
 	keep_largest(&verdict->boottime_step_max, lab_number(reply, "boottime_step_ns", 0));
 	take_page(verdict, reply);
+	if ((rate < 0 || rate > 0) && known && verdict->last_known)
+		verdict->turn_ns = (int64_t)(pvclock_line_ns(&was, verdict->last.tsc) - verdict->last.ns);
 	if (verdict->traced < VERDICT_BLACKOUTS_MAX) {
 		verdict->trace[verdict->traced].ms = lab_now_ms() - verdict->met_ms;
 		verdict->trace[verdict->traced++].ns = verdict_total(verdict);

@@ -30,6 +30,7 @@ struct verdict {
 	unsigned int unstable;         /* replies that said the page is not stable */
 	double rate_ppb;               /* of the last event that changed the slope */
 	unsigned int rates;            /* how many events changed it */
+	int64_t turn_ns;               /* there: how far ahead the old line was where the new one begins */
 
 	/* the clock's whole way in this life, from its very first page */
 	struct pvclock_line first, last;

@@ -107,6 +107,21 @@ static void test_negative_jump_has_a_magnitude(void **state)
 	assert_int_equal(verdict_total(&verdict), -680);
 }
 
+/* The rate changed at a tick of 3000, and the page was made anew 2000 ticks later: by the old line the clock was ahead by then. */
+static void test_turn(void **state)
+{
+	struct verdict verdict = { .events = 0 };
+
+	(void)state;
+	meet(&verdict, hello(1000, 500));
+	feed(&verdict, page_event(0, 2000, 1000, 1));
+	assert_int_equal(verdict.turn_ns, 0);
+	feed(&verdict, parse("{\"end\":\"e\",\"page_known\":true,\"page_jump_ns\":0,\"page_rate_ppb\":-500000000.0,\"stable\":true,"
+			     "\"page\":{\"tsc\":5000,\"ns\":2000,\"mul\":2147483648,\"shift\":-1,\"flags\":1}}"));
+	assert_int_equal(verdict.turn_ns, 500);
+	assert_int_equal(verdict.rates, 1);
+}
+
 /* Without a page, what was measured counts, and the row says so. */
 static void test_measured(void **state)
 {
@@ -301,6 +316,7 @@ int main(void)
 		cmocka_unit_test(test_nothing_moved),
 		cmocka_unit_test(test_total_is_end_to_end),
 		cmocka_unit_test(test_negative_jump_has_a_magnitude),
+		cmocka_unit_test(test_turn),
 		cmocka_unit_test(test_measured),
 		cmocka_unit_test(test_contradiction),
 		cmocka_unit_test(test_lives),

@@ -37,6 +37,8 @@ static const struct {
 	{ "arrive-process", state_arrives_in_another_process },
 	{ "records", records_tell_the_blackout },
 	{ "offer", an_offer_is_taken },
+	{ "reenlighten", a_guest_is_reenlightened },
+	{ "records-units", a_record_is_found_by_units },
 	{ "hotplug", a_vcpu_is_plugged_in },
 	{ "attribute", a_counter_is_set_by_attribute },
 	{ "reset", a_reset_registers_anew },

@@ -45,6 +45,8 @@ void state_of_a_stock_host_arrives(struct like *like);
 void state_arrives_in_another_process(struct like *like);
 void records_tell_the_blackout(struct like *like);
 void an_offer_is_taken(struct like *like);            /* offers.c */
+void a_guest_is_reenlightened(struct like *like);      /* hyperv.c */
+void a_record_is_found_by_units(struct like *like);
 int arrive_as_peer(struct like *like, int state_fd); /* the other process */
 void a_vcpu_is_plugged_in(struct like *like);       /* lives.c */
 void a_counter_is_set_by_attribute(struct like *like);

@@ -12,9 +12,11 @@
 #include <string.h>
 
 #define SNAP_NS 1000000000ull /* counters saved one after another differ by what that took; KVM itself allows 1 s */
+#define SAME_NS 1u                                 /* to which a page tells its clock: of KVM's form, */
+#define SAME_UNIT_NS (PVCLOCK_HYPERV_UNIT_NS + 2u) /* and of Hyper-V's (docs/hyperv.md) */
 
-/* The line that the guest's own page holds for a vCPU: KVM's, or else Hyper-V's. */
-static bool read_line(const struct vcpu *vcpu, struct pvclock_line *line)
+/* The line that the guest's own page holds for a vCPU: KVM's, or else Hyper-V's; and to how many ns. */
+static bool read_line(const struct vcpu *vcpu, struct pvclock_line *line, uint64_t *within_ns)
 {
 	struct {
 		struct kvm_msrs head;
@@ -24,6 +26,7 @@ static bool read_line(const struct vcpu *vcpu, struct pvclock_line *line)
 	struct pvclock_hyperv_snapshot hyperv;
 	uint64_t msr = 0;
 
+	*within_ns = SAME_NS;
 	if (vm_is(vcpu->vm, PVCLOCK_MODE_OWN))
 		pvclock_vcpu_read_msr(vcpu->clock, PVCLOCK_MSR_SYSTEM_TIME, &msr);
 	else if (kernel_ioctl(vcpu->object.fd, KVM_GET_MSRS, &one) == 1)
@@ -33,6 +36,7 @@ static bool read_line(const struct vcpu *vcpu, struct pvclock_line *line)
 		*line = snapshot.line;
 		return true;
 	}
+	*within_ns = SAME_UNIT_NS;
 	return vcpu_read_hyperv(vcpu, &hyperv) && pvclock_line_from_hyperv(&hyperv.hyperv, vcpu->tsc, line);
 }
 
@@ -52,17 +56,17 @@ static bool close_by(const struct pvclock_line *line, uint64_t a, uint64_t b)
 static uint64_t true_tsc(const struct vcpu *vcpu, const struct pvclock_line *line, uint64_t first)
 {
 	struct pvclock_line own, rate = *line;
-	uint64_t tsc = first;
+	uint64_t tsc = first, within_ns;
 
 	if (line->mul == 0 && !pvclock_line_make(&rate, 0, 0, &vcpu->vm->host, NULL))
 		return vcpu->tsc;
-	if (line->mul != 0 && read_line(vcpu, &own) && own.mul == line->mul && own.shift == line->shift && own.ns == line->ns)
+	if (line->mul != 0 && read_line(vcpu, &own, &within_ns) && own.mul == line->mul && own.shift == line->shift && own.ns == line->ns)
 		tsc = first + (own.tsc - line->tsc);
 	return close_by(&rate, tsc, vcpu->tsc) ? tsc : vcpu->tsc;
 }
 
 /* The vCPU whose counter and page the others follow: the first that has both, else the first that has a counter. */
-static struct vcpu *choose_first(struct vm *vm, struct pvclock_line *line)
+static struct vcpu *choose_first(struct vm *vm, struct pvclock_line *line, uint64_t *within_ns)
 {
 	struct vcpu *first = NULL;
 
@@ -71,7 +75,7 @@ static struct vcpu *choose_first(struct vm *vm, struct pvclock_line *line)
 
 		if (!vcpu->has_tsc)
 			continue;
-		if (read_line(vcpu, line))
+		if (read_line(vcpu, line, within_ns))
 			return vcpu;
 		if (first == NULL)
 			first = vcpu;
@@ -83,7 +87,8 @@ static struct vcpu *choose_first(struct vm *vm, struct pvclock_line *line)
 bool vm_arrival_clock(struct vm *vm, uint64_t *ns)
 {
 	struct pvclock_line line;
-	const struct vcpu *first = choose_first(vm, &line);
+	uint64_t within_ns;
+	const struct vcpu *first = choose_first(vm, &line, &within_ns);
 
 	if (first == NULL || line.mul == 0)
 		return false;
@@ -137,13 +142,14 @@ int vm_arrive(struct vm *vm)
 	struct pvclock_arrived arrived;
 	struct pvclock_reason reason;
 	unsigned int armed, past;
+	uint64_t within_ns;
 	struct vcpu *first;
 	bool recorded;
 	int error;
 
 	if (tscs == NULL)
 		return -ENOMEM;
-	first = choose_first(vm, &arrival.line);
+	first = choose_first(vm, &arrival.line, &within_ns);
 	if (!vcpu_read_hyperv(first, &arrival.hyperv))
 		arrival.hyperv = (struct pvclock_hyperv_snapshot){ .sequence = 0 };
 	tscs[arrival.tsc_count++] = (struct pvclock_arrival_tsc){
@@ -163,7 +169,7 @@ int vm_arrive(struct vm *vm)
 		vcpu->settled = false;
 	}
 	vm_take_registrations(vm, NULL);
-	recorded = arrival.line.mul != 0 && vm_take_record(vm, first->tsc, &arrival.line, &plan, &now);
+	recorded = arrival.line.mul != 0 && vm_take_record(vm, first->tsc, &arrival.line, within_ns, &plan, &now);
 	if (recorded) { /* it says more than what the VMM thinks the clock read */
 		arrival.at = now.at;
 		arrival.ns = UINT64_MAX;

@@ -204,6 +204,7 @@ static void resume(struct vm *vm)
 		     (unsigned long long)(vm->held ? tsc_now(vm).ticks - vm->hold.ticks : 0),
 		     (unsigned long long)correction.counted_ns, (unsigned long long)correction.uncounted_ns,
 		     pvclock_cause_name(correction.cause), (unsigned long long)correction.error_ns);
+	vm_note_told(vm);
 	if (error == 0 || error == -ERANGE || error == -ENOTSUP)
 		vm->paused = false; /* else it is still held, and tries again when it goes on after its next stop */
 }

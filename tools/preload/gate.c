@@ -182,6 +182,8 @@ int vcpu_run(struct vcpu *vcpu, void *arg)
 		if (result >= 0 && handled <= 0)
 			atomic_store_explicit(&vcpu->with_vmm, true, memory_order_relaxed);
 		atomic_store_explicit(&vcpu->inside, false, memory_order_release); /* only now: whoever closes the gate has the clock to itself */
+		if (handled > 0)
+			vcpu_note_acknowledged(vcpu);
 		if (result == -ESTALE) {
 			if (!wake_up(vcpu->vm) || vcpu->run->immediate_exit)
 				return -EINTR; /* the VMM may want something else by now; it comes back */

@@ -51,6 +51,51 @@ int vcpu_set_cpuid(struct vcpu *vcpu, const struct kvm_cpuid2 *cpuid)
 	return result;
 }
 
+/* 0 where the guest has no such MSR. */
+static uint64_t read_msr(const struct vcpu *vcpu, uint32_t msr)
+{
+	uint64_t value = 0;
+
+	return vm_is(vcpu->vm, PVCLOCK_MODE_OWN) && pvclock_vcpu_read_msr(vcpu->clock, msr, &value) == 0 ? value : 0;
+}
+
+void vm_note_told(struct vm *vm)
+{
+	const struct vcpu *first = vm->vcpus[0];
+	bool waits = read_msr(first, PVCLOCK_HYPERV_MSR_TSC_EMULATION_STATUS) != 0;
+	uint64_t control;
+
+	if (waits && !vm->waits) {
+		control = read_msr(first, PVCLOCK_HYPERV_MSR_REENLIGHTENMENT_CONTROL);
+		vm->waits_since = vm->os.ops->read_tsc(vm->os.ctx);
+		record_event("reenlighten", NULL, "\"enabled\":%s,\"vcpu\":%u,\"vector\":%u,\"hz\":%llu",
+			     control & PVCLOCK_CONTROL_ENABLE ? "true" : "false", (unsigned int)(control >> PVCLOCK_CONTROL_TARGET_SHIFT),
+			     (unsigned int)(control & 0xff), (unsigned long long)read_msr(first, PVCLOCK_HYPERV_MSR_TSC_FREQUENCY));
+	}
+	vm->waits = waits;
+}
+
+void vcpu_note_acknowledged(struct vcpu *vcpu)
+{
+	const struct kvm_run *run = vcpu->run;
+	struct vm *vm = vcpu->vm;
+	struct pvclock_line line;
+	uint64_t ticks;
+
+	/* a 0 to either is one, and the engine knows whether it was */
+	if (run->exit_reason != KVM_EXIT_X86_WRMSR || (run->msr.index != PVCLOCK_HYPERV_MSR_TSC_EMULATION_STATUS &&
+						       run->msr.index != PVCLOCK_HYPERV_MSR_TSC_EMULATION_CONTROL))
+		return;
+	pthread_mutex_lock(&vm->lock);
+	if (vm->waits && read_msr(vcpu, PVCLOCK_HYPERV_MSR_TSC_EMULATION_STATUS) == 0) {
+		vm->waits = false;
+		ticks = vm->os.ops->read_tsc(vm->os.ctx).ticks - vm->waits_since.ticks;
+		record_event("acknowledged", NULL, "\"vcpu\":%u,\"after_ns\":%llu", vcpu->index,
+			     pvclock_line_make(&line, 0, 0, &vm->host, NULL) ? (unsigned long long)pvclock_line_ns(&line, ticks) : 0ull);
+	}
+	pthread_mutex_unlock(&vm->lock);
+}
+
 bool vcpu_read_hyperv(const struct vcpu *vcpu, struct pvclock_hyperv_snapshot *page)
 {
 	uint64_t msr = 0;

@@ -6,11 +6,21 @@
  */
 #include "preload.h"
 
+#include <pvclock/hyperv.h>
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define ENTRIES_MAX 4096u /* the kernel's own limit is 256; a larger list is its to refuse */
+
+/*
+ * QEMU takes in no guest that has Hyper-V's re-enlightenment enabled, unless it was started with tsc-frequency= (target/i386/machine.c):
+ * KVM has that MSR for show, and its guest would wait for an interrupt that never comes. Here it comes. So the MSR travels with
+ * another bit for "enabled", one that the TLFS reserves and no guest can set. A KVM without us takes the value as it is, and tells
+ * its guest nothing, as it would have with the other bit.
+ */
+#define CARRIED_ENABLE (1ull << 17)
 
 uint64_t vcpu_tsc_at(const struct vcpu *vcpu, struct pvclock_host_tsc at)
 {
@@ -29,6 +39,25 @@ static bool is_registration(const struct vcpu *vcpu, uint32_t msr)
 	uint64_t unused;
 
 	return vm_is(vcpu->vm, PVCLOCK_MODE_OWN) && pvclock_vcpu_read_msr(vcpu->clock, msr, &unused) == 0;
+}
+
+static bool is_control(const struct kvm_msr_entry *entry)
+{
+	return entry->index == PVCLOCK_HYPERV_MSR_REENLIGHTENMENT_CONTROL;
+}
+
+/* As the VMM is told it. */
+static uint64_t carried(const struct kvm_msr_entry *entry, uint64_t value)
+{
+	return is_control(entry) && value & PVCLOCK_CONTROL_ENABLE ? value ^ (PVCLOCK_CONTROL_ENABLE | CARRIED_ENABLE) : value;
+}
+
+/* As the VMM means it. Both bits at once is nothing that was told: that the engine refuses. */
+static uint64_t meant(const struct kvm_msr_entry *entry)
+{
+	if (is_control(entry) && (entry->data & (PVCLOCK_CONTROL_ENABLE | CARRIED_ENABLE)) == CARRIED_ENABLE)
+		return entry->data ^ (PVCLOCK_CONTROL_ENABLE | CARRIED_ENABLE);
+	return entry->data;
 }
 
 /* The machine's: its clock is registered nowhere, and nor is what the VMM knows nothing of. */
@@ -114,7 +143,7 @@ int vcpu_get_msrs(struct vcpu *vcpu, struct kvm_msrs *msrs)
 
 		if (is_registration(vcpu, msrs->entries[i].index) &&
 		    pvclock_vcpu_read_msr(vcpu->clock, msrs->entries[i].index, &value) == 0)
-			msrs->entries[i].data = value;
+			msrs->entries[i].data = carried(&msrs->entries[i], value);
 		else if (msrs->entries[i].index == MSR_IA32_TSC && told_tsc(vcpu, &value))
 			msrs->entries[i].data = value;
 		else if (msrs->entries[i].index == MSR_IA32_TSC_DEADLINE && vcpu->has_tsc)
@@ -162,7 +191,7 @@ static void counter_written(struct vcpu *vcpu, uint64_t tsc)
 static void entry_written(struct vcpu *vcpu, const struct kvm_msr_entry *entry)
 {
 	if (is_registration(vcpu, entry->index)) {
-		pvclock_vcpu_restore_msr(vcpu->clock, entry->index, entry->data);
+		pvclock_vcpu_restore_msr(vcpu->clock, entry->index, meant(entry));
 		if (is_reset(vcpu, entry))
 			vm_take_registrations(vcpu->vm, NULL);
 	} else if (entry->index == MSR_IA32_TSC) {

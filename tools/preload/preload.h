@@ -102,6 +102,9 @@ struct vm {
 	bool told, set;      /* KVM_GET_CLOCK was answered with ..., KVM_SET_CLOCK has said ... */
 	uint64_t told_ns, set_ns;
 
+	bool waits;          /* the guest was told that its TSC is another one, at ..., and has not acknowledged it yet */
+	struct pvclock_host_tsc waits_since;
+
 	struct vm *next;     /* sleep.c's list */
 };
 
@@ -156,10 +159,11 @@ void vm_reread_policy(struct vm *vm);         /* the same, from a file that may 
 void vm_keep_record(struct vm *vm);           /* of a VM that has stopped, where records are asked for */
 /*
  * Of the VM that arrives: what of the blackout its clock counts, by its record; false: there is none, and nothing is counted.
+ * `line`: by its page, which tells it to `within_ns`.
  * From then on it has the record's policy and account.
  */
-bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line *line, struct pvclock_plan *plan,
-		    struct pvclock_host_time *now);
+bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line *line, uint64_t within_ns,
+		    struct pvclock_plan *plan, struct pvclock_host_time *now);
 
 /* --- memory.c ------------------------------------------------------------------------------ */
 
@@ -179,6 +183,9 @@ uint64_t vcpu_tsc_at(const struct vcpu *vcpu, struct pvclock_host_tsc at);
 int vcpu_set_cpuid(struct vcpu *vcpu, const struct kvm_cpuid2 *cpuid);
 /* What the guest's own TSC page says. False: it has none, or it is no clock. */
 bool vcpu_read_hyperv(const struct vcpu *vcpu, struct pvclock_hyperv_snapshot *page);
+/* A guest is told that its TSC is another one, and acknowledges it: once each, for the log. The first with the lock held. */
+void vm_note_told(struct vm *vm);
+void vcpu_note_acknowledged(struct vcpu *vcpu); /* after an exit that was handled */
 
 /* --- interface.c ---------------------------------------------------------------------------- */
 

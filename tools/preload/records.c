@@ -147,13 +147,13 @@ static int read_record(uint64_t tsc, struct pvclock_record *record, struct pvclo
 	return error;
 }
 
-/* The record's clock is the page's: the same function at the tick of the switch, and the same rate. */
-static bool same_clock(const struct pvclock_plan *plan, const struct pvclock_line *line, uint64_t tsc)
+/* The record's clock is the page's: the same function at the tick of the switch, as nearly as the page tells it, and the same rate. */
+static bool same_clock(const struct pvclock_plan *plan, const struct pvclock_line *line, uint64_t tsc, uint64_t within_ns)
 {
 	const struct pvclock_line *known = &plan->at.old;
 	uint64_t a = pvclock_line_ns(known, tsc), b = pvclock_line_ns(line, tsc);
 
-	return known->mul == line->mul && known->shift == line->shift && a - b + 1 <= 2;
+	return known->mul == line->mul && known->shift == line->shift && a - b + within_ns <= 2 * within_ns;
 }
 
 static void take(struct vm *vm, const struct pvclock_record *record)
@@ -166,8 +166,8 @@ static void take(struct vm *vm, const struct pvclock_record *record)
 	pvclock_vm_set_policy(vm->clock, &vm->policy);
 }
 
-bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line *line, struct pvclock_plan *plan,
-		    struct pvclock_host_time *now)
+bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line *line, uint64_t within_ns,
+		    struct pvclock_plan *plan, struct pvclock_host_time *now)
 {
 	enum pvclock_blackout blackout = vm->started ? PVCLOCK_BLACKOUT_SNAPSHOT : PVCLOCK_BLACKOUT_MIGRATION;
 	struct pvclock_destination here = { .host = vm->host, .tsc_offsets = true };
@@ -191,7 +191,7 @@ bool vm_take_record(struct vm *vm, uint64_t first_tsc, const struct pvclock_line
 	if (error)
 		say("this VM's record is not used, and nothing of the blackout is counted: %s",
 		    reason.text[0] != '\0' ? reason.text : strerror(-error));
-	else if (!same_clock(plan, line, first_tsc))
+	else if (!same_clock(plan, line, first_tsc, within_ns))
 		say("this VM's record tells of another clock than its page and is not used; nothing of the blackout is counted.");
 	else
 		taken = true;
