@@ -85,6 +85,8 @@ if [ -n "$network" ]; then
 	network="-netdev stream,id=link,$network,addr.type=unix,addr.path=$socket -device virtio-net-pci,netdev=link,romfile=,mac=52:54:00:00:00:0${address##*.}"
 fi
 
+kernel=$lab/kernel/boot/linux
+[ -z "$local" ] || kernel=$(echo "$lab"/kernel/boot/vmlinuz-*) # one that was entered as PVH does not come back from S3
 # one file, since many small ones take a share a minute
 [ -z "$local" ] || (cd "$build" && tar -c -f "$job/local.tar" --exclude '*.p' --exclude '*.a' --exclude '*.fd' --transform 's,^,p/,S' \
 	release lab/root lab/kernel/boot lab/guest.cpio lab/host.cpio)
@@ -93,7 +95,7 @@ share() { echo "-virtfs local,mount_tag=$1,path=$2,security_model=none,multidevs
 # `timeout` outlives this script: even if that is killed, QEMU ends. no_timer_check: on a busy machine an emulated timer's first interrupts
 # come too late for the kernel, which then panics
 LAB_PACE=$pace timeout -k 3 "$timeout" "$here/qemu.sh" "$build" -nodefaults -no-user-config -M q35 -accel tcg,thread=multi,tb-size=512 -cpu EPYC,+svm,+npt -smp $cpus -m $memory \
-	-kernel "$lab/kernel/boot/linux" -initrd "$lab/host.cpio" \
+	-kernel "$kernel" -initrd "$lab/host.cpio" \
 	-append "console=ttyS0 quiet loglevel=3 panic=-1 no_timer_check lab.clock=$clock $local $append" -no-reboot -display none \
 	-chardev stdio,id=console,signal=off,logfile="$out/$name.log" -serial chardev:console \
 	-monitor "unix:$job/monitor,server=on,wait=off" \

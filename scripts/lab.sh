@@ -111,6 +111,10 @@ else
 	wait $beside || status=$?
 	trap - EXIT
 fi
+while read -r _ name _; do
+	[ $native = yes ] || [ -d "out/lab/taken/$name" ] || { echo "lab: nobody came to ${name#*-}"; status=1; }
+done <out/lab/asked
+
 # One list of all rows: each file is one, a line for each of its brackets.
 for file in out/lab/rows/*.json; do
 	[ ! -f "$file" ] || sed -e '1d' -e '$d' "$file" | sed '$s/$/,/'

@@ -190,11 +190,11 @@ static void print_row(const struct row *row, double seconds)
 	char jump[ROWS_TEXT];
 
 	if (row->failure[0]) {
-		printf("%-5s %-25s FAILED after %.0f s: %s\n", row->who, row->scenario, seconds, row->failure);
+		printf("%-5s %-29s FAILED after %.0f s: %s\n", row->who, row->scenario, seconds, row->failure);
 	} else if (json_is_true(json_object_get(row->extra, "refused"))) {
-		printf("%-5s %-25s %.0f s: %s\n", row->who, row->scenario, seconds, row->reason);
+		printf("%-5s %-29s %.0f s: %s\n", row->who, row->scenario, seconds, row->reason);
 	} else {
-		printf("%-5s %-25s %.0f s: %u events, worst jump %s, %llu backwards, %s, %s%s", row->who, row->scenario, seconds,
+		printf("%-5s %-29s %.0f s: %u events, worst jump %s, %llu backwards, %s, %s%s", row->who, row->scenario, seconds,
 		       row->events, rows_format_ns(row->jump_ns_max, jump), (unsigned long long)row->backwards,
 		       row->stable ? "stable" : "not stable", lab_text(row->extra, "clocksource", "?"),
 		       row->reason[0] ? " (see reason)" : "");
@@ -226,7 +226,7 @@ static bool run_one(struct driver *driver, const struct scenario *scenario, cons
 	size_t first;
 
 	if (lacks) {
-		printf("%-5s %-23s SKIP: %s\n", who, scenario->name, lacks);
+		printf("%-5s %-29s SKIP: %s\n", who, scenario->name, lacks);
 		fflush(stdout);
 		return true;
 	}
@@ -252,7 +252,7 @@ static void run_all(struct driver *driver)
 			continue;
 		for (const char *clocks = driver->who; list_next(&clocks, who);) {
 			if (driver->seconds > 0 && lab_now_ms() >= end) {
-				printf("%-5s %-23s SKIP: the %.0f s of --timeout are over.\n", who, scenarios[s].name,
+				printf("%-5s %-29s SKIP: the %.0f s of --timeout are over.\n", who, scenarios[s].name,
 				       driver->seconds);
 				driver->failed++;
 				continue;
@@ -323,7 +323,7 @@ static int run(struct driver *driver)
 static int list(void)
 {
 	for (unsigned int i = 0; i < scenario_count; i++)
-		printf("%-23s %s%s%s\n", scenarios[i].name, scenarios[i].help, scenarios[i].brief ? " (short)" : "",
+		printf("%-29s %s%s%s\n", scenarios[i].name, scenarios[i].help, scenarios[i].brief ? " (short)" : "",
 		       scenarios[i].needs & NEEDS_PEER ? " (needs --peer)" : "");
 	return 0;
 }
