@@ -143,6 +143,7 @@ static void check_writers(struct pvclock_user_page *user, const struct input *in
 			break;
 		default: /* the host's */
 			user->suspend.uncounted_ns += input->uncounted;
+			user->suspend.sequence += 2;
 			continue;
 		}
 		check((user->clocks.sequence & 1) == 0 && user->clocks.anchor_ns == (now > anchor ? now : anchor));
@@ -170,6 +171,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	if (input.order[0] & 16)
 		user.page.tsc_shift %= 32;
+	user.clocks.counts = 0; /* what is ready, only the kernel's writers say */
 	check_readers(&user, &input);
 	if (user.clocks.wall_nsec < 1000000000u) { /* the kernel's own */
 		check_writers(&user, &input);
