@@ -78,7 +78,7 @@ struct pvclock_clocks {
 	uint32_t sequence;                             /* odd while it is written */
 	int32_t tai_minus_utc;                         /* s */
 	uint32_t counts;                               /* of which `ready` is, as ~(the sum of all three); 0: of none */
-	uint32_t pad0;
+	uint32_t rdtscp;                               /* x86: not 0 if that reads the counter at less cost; written once */
 	struct pvclock_clock_base base[PVCLOCK_CLOCKS]; /* REALTIME, MONOTONIC and the sequence count are one cache line */
 	struct pvclock_clock_ready ready;
 	uint64_t anchor_ns;                            /* system time of the last tick */
@@ -143,7 +143,12 @@ PVCLOCK_INLINE bool pvclock_clock_quick(const struct pvclock_user_page *user, un
 	mask = pvclock_load_relaxed_u64(&user->clocks.ready.mask);
 	factor = pvclock_load_relaxed_u64(&user->clocks.ready.factor);
 
-	pvclock_read_counter_halves(&low, &high);
+#if defined(__x86_64__)
+	if (pvclock_load_relaxed_u32(&user->clocks.rdtscp))
+		__asm__ __volatile__("rdtscp" : "=a"(low), "=d"(high) : : "ecx", "memory");
+	else
+#endif
+		pvclock_read_counter_halves(&low, &high);
 	delta = (high << 32) + ((low - tsc) & mask);
 	*nsec = add + (uint64_t)((__extension__(unsigned __int128)delta * factor) >> 64);
 
@@ -338,6 +343,14 @@ void pvclock_clocks_start(struct pvclock_user_page *user, uint64_t now_ns, uint6
  */
 enum pvclock_read pvclock_clocks_begin(struct pvclock_user_page *user, uint64_t user_gpa, struct pvclock_wall_clock *wall,
 				       uint64_t wall_gpa, int32_t tai_minus_utc);
+#endif
+
+#if defined(__x86_64__) || defined(__i386__)
+/*
+ * Measures whether RDTSCP or LFENCE and RDTSC costs less here, some 50 us long, and has readers use it (src/guest/counter.c). Once, before
+ * processes read; pvclock_clocks_begin does it. All CPUs of the machine have RDTSCP, or none.
+ */
+void pvclock_clocks_choose_counter(struct pvclock_user_page *user);
 #endif
 
 /*

@@ -15,6 +15,7 @@ enum pvclock_read pvclock_clocks_begin(struct pvclock_user_page *user, uint64_t 
 	struct pvclock_reading reading;
 	enum pvclock_read result;
 
+	pvclock_clocks_choose_counter(user);
 	machine_write_msr(PVCLOCK_MSR_SYSTEM_TIME, (user_gpa + offsetof(struct pvclock_user_page, page)) | PVCLOCK_MSR_ENABLE);
 	if (pvclock_interface_find() & PVCLOCK_FEATURE_SUSPEND)
 		machine_write_msr(PVCLOCK_MSR_SUSPEND, (user_gpa + offsetof(struct pvclock_user_page, suspend)) | PVCLOCK_MSR_ENABLE);

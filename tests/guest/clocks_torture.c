@@ -317,6 +317,9 @@ static void run_all(struct run *run, enum wrong wrong, uint64_t readings, uint64
 	run->wrong = wrong;
 	run->line = (struct pvclock_line){ pvclock_read_counter().ticks, 1000000, 0xa0100000u, -1 };
 	pvclock_page_write(&run->user.page, &run->line, PVCLOCK_TSC_STABLE);
+#if defined(__x86_64__) || defined(__i386__)
+	pvclock_clocks_choose_counter(&run->user);
+#endif
 	pvclock_clocks_start(&run->user, run->line.ns, EPOCH, 0, TAI_MINUS_UTC);
 	for (unsigned int i = 0; i < READERS; i++) {
 		run->readers[i].run = run;
