@@ -5,7 +5,7 @@
 # nobody has taken yet. Some scenarios want a host of their own kind first: one that sleeps itself, and two pairs, of different TSC rates
 # and of clocks that chronyd keeps.
 #
-# SCENARIOS: all (of which the two that take minutes are run in own mode alone), short, or names with commas (all);
+# SCENARIOS: all, linux (stock guests, and their guests), short, or names with commas (all). Of all and of linux, the two that take minutes are run in own mode alone;
 # CLOCKS of stock, steer, own (all three). Several pairs share the hosts' boots. LAB_SECONDS: the limit for each host.
 set -eu
 cd "$(dirname "$0")/.."
@@ -40,13 +40,14 @@ turn=1
 while :; do
 	case ${1:-all} in
 	all) asked=$all ;;
+	linux) asked=$(echo "$all" | grep -Ex "linux-.*|nested|nested-hyperv") ;;
 	short) asked=$short ;;
 	*) asked=$(echo "$1" | tr , '\n') ;;
 	esac
 	for scenario in $asked; do
 		clocks=${2:-stock,steer,own}
 		case ${1:-all}:$scenario in
-		all:linux-faults | all:linux-soak) clocks=own ;;
+		all:linux-faults | all:linux-soak | linux:linux-faults | linux:linux-soak) clocks=own ;;
 		esac
 		echo "$(kind_of "$scenario") $turn-$scenario --scenarios $scenario --who $clocks"
 	done
