@@ -85,8 +85,7 @@ if [ -n "$network" ]; then
 	network="-netdev stream,id=link,$network,addr.type=unix,addr.path=$socket -device virtio-net-pci,netdev=link,romfile=,mac=52:54:00:00:00:0${address##*.}"
 fi
 
-kernel=$lab/kernel/boot/linux
-[ -z "$local" ] || kernel=$(echo "$lab"/kernel/boot/vmlinuz-*) # one that was entered as PVH does not come back from S3
+kernel=$(echo "$lab"/kernel/boot/vmlinuz-*) # the packed one: one that was entered as PVH does not come back from S3
 # one file, since many small ones take a share a minute
 [ -z "$local" ] || (cd "$build" && tar -c -f "$job/local.tar" --exclude '*.p' --exclude '*.a' --exclude '*.fd' --transform 's,^,p/,S' \
 	release lab/root lab/kernel/boot lab/guest.cpio lab/host.cpio)

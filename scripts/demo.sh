@@ -14,7 +14,7 @@ rm -f out/lab/demo/*.json
 linux="lab/drive/pvclock-lab --who stock,steer,own --scenarios linux-pause --events 5 --timeout 240"
 
 # one line a clock, as it comes; all of it is in the log
-watch() { tr -d '\r' | tee out/lab/demo/log | grep --line-buffered -E '^(stock|steer|own) +linux|^(BROKEN|FAILED|SKIP)' || :; }
+watch() { tr -d '\r' | tee out/lab/demo/log | grep --line-buffered -E '^(stock|steer|own) +linux|^(BROKEN|FAILED|SKIP)|^lab .*: (the host died|not done)' || :; }
 
 # The driver's exit status is not asked for: a promise that its rows break is told, and counted, with all the others.
 lab=no
